@@ -1,0 +1,1 @@
+"""The engine: types, noise recipes, processes, evaluation, the search driver and its plan."""

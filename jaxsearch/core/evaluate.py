@@ -1,0 +1,185 @@
+"""The one place that runs models: it moves particles, decodes and scores them, and counts the cost.
+
+Sharding, microbatching and cost accounting live here and nowhere else. Searchers propose per prompt,
+`[P, K]`; here the two axes are one, `N = P*K`, and each particle knows its prompt by an index, so
+conditioning is looked up inside a microbatch and never repeated `K` times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxsearch.core.noise import realise
+from jaxsearch.core.types import (
+    Array,
+    Cost,
+    Evaluation,
+    Particle,
+    Problem,
+    Prompts,
+    Proposal,
+    PyTree,
+)
+
+PARTICLE_AXIS = "particle"
+
+
+class Expansion(NamedTuple):
+    """Particles moved on, and what `finish` made of their clean latents."""
+
+    child: Particle
+    output: PyTree
+    cost: Cost
+
+
+def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particle, Array]:
+    """Takes particles [n] the proposal's `S` solver steps on.
+
+    Returns:
+        The moved particles and the network passes [n] int32 each has cost.
+    """
+    denoiser, solver = problem.denoiser, problem.solver
+    calls = jnp.asarray(solver.calls, jnp.int32)
+    num_steps = proposal.noise.coefs.shape[1]
+
+    def denoise(x: Array, t: Array):
+        return denoiser(x, t, cond)
+
+    def body(s: Array | int, carry: tuple[Particle, Array]) -> tuple[Particle, Array]:
+        particle, passes = carry
+        row = jax.tree.map(lambda leaf: leaf[:, s], proposal.noise)
+        noise = realise(row, denoiser.shape) if proposal.value is None else proposal.value[:, s]
+        moved = solver.step(denoise, particle.x, particle.step, noise, particle.memory)
+        lineage = jax.tree.map(
+            lambda rows, new: jax.vmap(lambda r, i, v: r.at[i].set(v))(rows, particle.step + 1, new),
+            particle.noise,
+            row,
+        )
+        passes = passes + denoiser.passes * calls[particle.step]
+        return Particle(moved.x, moved.x0, particle.step + 1, lineage, moved.memory), passes
+
+    start = (proposal.parent, jnp.zeros_like(proposal.parent.step))
+    return body(0, start) if num_steps == 1 else jax.lax.fori_loop(0, num_steps, body, start)
+
+
+def _by_microbatch(
+    run: Callable[[PyTree], PyTree], rows: PyTree, size: int | None, mesh: Mesh | None
+) -> PyTree:
+    """Applies `run` to rows [N, ...] in microbatches of `size`, sharded over the particle axis.
+
+    The split is strided: every microbatch holds a slice of every shard, so no row changes its
+    device. Rows are padded with copies of the last one; what the copies return is dropped.
+    """
+    num = jax.tree.leaves(rows)[0].shape[0]
+    devices = 1 if mesh is None else mesh.shape[PARTICLE_AXIS]
+    size = min(size or num, num)
+    size = math.ceil(size / devices) * devices
+    chunks = math.ceil(num / size)
+
+    def shard(tree: PyTree) -> PyTree:
+        if mesh is None:
+            return tree
+        sharding = NamedSharding(mesh, PartitionSpec(PARTICLE_AXIS))
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
+
+    padded = size * chunks
+    if padded > num:
+        index = jnp.minimum(jnp.arange(padded), num - 1)
+        rows = jax.tree.map(lambda leaf: leaf[index], rows)
+    if chunks == 1:
+        out = shard(run(shard(rows)))
+    else:
+        split = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf.reshape((size, chunks) + leaf.shape[1:]), 0, 1), rows
+        )
+        out = jax.lax.map(lambda chunk: shard(run(shard(chunk))), split)
+        out = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape((padded,) + leaf.shape[2:]), out
+        )
+    return jax.tree.map(lambda leaf: leaf[:num], out) if padded > num else out
+
+
+def expand(
+    problem: Problem,
+    proposal: Proposal,
+    prompts: Prompts,
+    finish: Callable[[Array, dict[str, Array]], PyTree],
+    *,
+    microbatch: int | None = None,
+    mesh: Mesh | None = None,
+) -> Expansion:
+    """Moves the particles [P, K] of a proposal on and hands their clean latents to `finish`.
+
+    Args:
+        problem: models, solver and value.
+        proposal: [P, K, ...].
+        prompts: [P].
+        finish: `(latents [n,*E], context [n,...]) -> pytree of [n, ...]`.
+        microbatch: particles run at once over all devices; None runs all of them.
+        mesh: devices, with an axis named "particle"; None leaves placement to JAX.
+
+    Returns:
+        Children and outputs [P, K, ...], and the network passes, solver steps per prompt [P].
+    """
+    num_prompts, num_candidates = proposal.parent.step.shape
+    merged = jax.tree.map(
+        lambda leaf: leaf.reshape((num_prompts * num_candidates,) + leaf.shape[2:]), proposal
+    )
+    owner = jnp.repeat(jnp.arange(num_prompts), num_candidates)
+
+    def run(rows: tuple[Proposal, Array]) -> tuple[Particle, PyTree, Array]:
+        part, prompt = rows
+        cond, context = jax.tree.map(lambda leaf: leaf[prompt], (prompts.cond, prompts.context))
+        child, passes = advance(problem, part, cond)
+        latents, calls = problem.value.estimate(
+            lambda x, t: problem.denoiser(x, t, cond), problem.solver.schedule, child
+        )
+        return child, finish(latents, context), passes + problem.denoiser.passes * calls
+
+    flat = _by_microbatch(run, (merged, owner), microbatch, mesh)
+    child, output, passes = jax.tree.map(
+        lambda leaf: leaf.reshape((num_prompts, num_candidates) + leaf.shape[1:]), flat
+    )
+    steps = jnp.sum(child.step - proposal.parent.step, axis=1)
+    return Expansion(child, output, Cost(jnp.sum(passes, axis=1), steps))
+
+
+def evaluate(
+    problem: Problem,
+    proposal: Proposal,
+    prompts: Prompts,
+    *,
+    microbatch: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Evaluation, Cost]:
+    """Moves, decodes and scores the particles [P, K] of a proposal. Arguments as for `expand`.
+
+    A score that is not a finite number becomes -inf: it never wins and never crashes a searcher.
+    """
+    objective = problem.objective
+
+    def judge(latents: Array, context: dict[str, Array]) -> Array:
+        images = objective.decoder(latents)
+        scores = [verifier(images, context) for verifier in objective.verifiers]
+        return jnp.stack(scores, axis=-1)
+
+    child, scores, cost = expand(
+        problem, proposal, prompts, judge, microbatch=microbatch, mesh=mesh
+    )
+    evaluation = aggregate(problem, child, scores)
+    decodes = jnp.full(cost.solver_steps.shape, scores.shape[1], jnp.int32)
+    return evaluation, cost._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])
+
+
+def aggregate(problem: Problem, child: Particle, scores: Array) -> Evaluation:
+    """The evaluation of children [P, K] whose guides scored [P, K, V]."""
+    worst = -jnp.inf
+    scores = jnp.where(jnp.isfinite(scores), scores, worst)
+    score = jax.vmap(problem.objective.aggregate)(scores)
+    return Evaluation(child, jnp.where(jnp.isfinite(score), score, worst), scores)

@@ -1,0 +1,137 @@
+"""What a search will cost, before any of it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsearch.core.search import noise_space, search, stages_of, start
+from jaxsearch.core.types import (
+    Array,
+    Cost,
+    Decoder,
+    Denoiser,
+    Objective,
+    Prediction,
+    Problem,
+    Prompts,
+    PyTree,
+    Searcher,
+    Verifier,
+)
+
+
+class StagePlan(NamedTuple):
+    """One stage of a search, per prompt."""
+
+    rounds: int
+    candidates: int  # K
+    steps: int  # S, solver steps per round
+
+
+class Plan(NamedTuple):
+    """The price of a search."""
+
+    cost: Cost  # int, of one prompt
+    stages: tuple[StagePlan, ...]
+    particles: int  # largest number of particles alive in one round, all prompts together
+    weights_bytes: int  # denoiser, decoder and verifiers
+    state_bytes: int  # between rounds, all prompts together
+    proposal_bytes: int  # the largest proposal, all prompts together
+    flops_per_pass: float  # one network pass on one latent, by the compiler's count
+    flops: float  # all network passes, all prompts together
+
+    @property
+    def rounds(self) -> int:
+        """`R`, rounds of the whole search."""
+        return sum(stage.rounds for stage in self.stages)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def count_cost(searcher: Searcher, problem: Problem) -> Cost:
+    """The cost of one prompt, int: the search itself, run on a latent of one number.
+
+    Everything but the models is the real thing, so the count cannot drift from what a search does.
+    A searcher whose spending depends on the scores is counted for constant scores.
+    """
+    shape = (1,) * len(problem.denoiser.shape)
+
+    def nothing(params: PyTree, x: Array, t: Array, cond: PyTree) -> Prediction:
+        return Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
+
+    def constant(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
+        return jnp.zeros(images.shape[0])
+
+    toy = dataclasses.replace(
+        problem,
+        denoiser=Denoiser(
+            apply=nothing,
+            process=problem.denoiser.process,
+            shape=shape,
+            passes=problem.denoiser.passes,
+        ),
+        objective=Objective(
+            decoder=Decoder(apply=lambda params, latents: jnp.zeros((latents.shape[0], 1, 1, 1))),
+            verifiers=tuple(
+                Verifier(name=verifier.name, apply=constant)
+                for verifier in problem.objective.verifiers
+            ),
+            aggregate=problem.objective.aggregate,
+        ),
+    )
+    # No number drawn here has any effect, so the key is nobody's choice.
+    spent = search(jax.random.key(0), searcher, toy, Prompts(jnp.zeros((1,), jnp.int32))).cost
+    return Cost(*(int(field[0]) for field in spent))
+
+
+def flops_per_pass(denoiser: Denoiser, prompts: Prompts) -> float:
+    """Floating-point operations of one network pass on one latent, as the compiler counts them.
+
+    A loop inside the network is counted once; `nan` where the compiler gives no figure.
+    """
+
+    def one(denoiser: Denoiser, x: Array, t: Array, cond: PyTree) -> Prediction:
+        return denoiser(x[None], t[None], jax.tree.map(lambda leaf: leaf[:1], cond))
+
+    x = jax.ShapeDtypeStruct(denoiser.shape, jnp.float32)
+    t = jax.ShapeDtypeStruct((), jnp.float32)
+    analysis = jax.jit(one).lower(denoiser, x, t, prompts.cond).cost_analysis() or {}
+    return float(analysis.get("flops", math.nan)) / denoiser.passes
+
+
+def plan(searcher: Searcher, problem: Problem, prompts: Prompts) -> Plan:
+    """The price of searching these prompts; no network, decoder or verifier runs.
+
+    Raises:
+        ValueError: if the searcher cannot work with the solver.
+    """
+    space = noise_space(problem, searcher.rank)
+    num_prompts = prompts.ids.shape[0]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
+    stages, proposal_bytes = [], 0
+    one_state = jax.eval_shape(lambda k: searcher.init(space, k), key)
+    for stage in stages_of(searcher, problem):
+        proposal = jax.eval_shape(stage.ask, key, one_state)
+        candidates, steps = proposal.noise.coefs.shape[:2]
+        stages.append(StagePlan(stage.rounds, candidates, steps))
+        proposal_bytes = max(proposal_bytes, num_prompts * _bytes(proposal))
+    cost = count_cost(searcher, problem)
+    flops = flops_per_pass(problem.denoiser, prompts)
+    return Plan(
+        cost=cost,
+        stages=tuple(stages),
+        particles=num_prompts * max(stage.candidates for stage in stages),
+        weights_bytes=_bytes((problem.denoiser, problem.objective)),
+        state_bytes=_bytes(state),
+        proposal_bytes=proposal_bytes,
+        flops_per_pass=flops,
+        flops=flops * int(cost.network_passes) * num_prompts,
+    )

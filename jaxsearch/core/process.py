@@ -1,0 +1,215 @@
+"""Forward processes, and the schedules on which solvers visit them. NumPy float64 throughout."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from jaxsearch.core.types import Process, Schedule
+
+# --------------------------------------------------------------------------------------- processes
+
+
+@functools.cache
+def edm() -> Process:
+    """`x = x0 + t*eps`: time is the noise level (Karras et al. 2022, table 1, last column)."""
+    return Process(
+        name="edm",
+        alpha=np.ones_like,
+        sigma=lambda t: t,
+        time=lambda ratio: ratio,
+        prior_scale=float,
+    )
+
+
+@functools.cache
+def variance_preserving(
+    *, beta_start: float, beta_end: float, shape: str, num_train_steps: int = 1000
+) -> Process:
+    """The discrete variance-preserving process (Ho et al. 2020, equation 4).
+
+    `alpha^2` is the running product of `1 - beta`; time is the index of the training step, and is
+    interpolated in the logarithm of the noise-to-signal ratio between steps.
+
+    Args:
+        beta_start: the first `beta`.
+        beta_end: the last `beta`.
+        shape: `"linear"` in `beta`, or `"scaled_linear"`: linear in its square root.
+        num_train_steps: how many.
+
+    Raises:
+        ValueError: for an unknown shape.
+    """
+    if shape == "linear":
+        betas = np.linspace(beta_start, beta_end, num_train_steps)
+    elif shape == "scaled_linear":
+        betas = np.linspace(beta_start**0.5, beta_end**0.5, num_train_steps) ** 2
+    else:
+        raise ValueError(f"unknown shape {shape!r} of betas: take 'linear' or 'scaled_linear'")
+    alpha2 = np.cumprod(1.0 - betas)
+    log_ratio = 0.5 * (np.log1p(-alpha2) - np.log(alpha2))
+    index = np.arange(num_train_steps, dtype=np.float64)
+
+    def ratio(t: np.ndarray) -> np.ndarray:
+        return np.exp(np.interp(t, index, log_ratio))
+
+    return Process(
+        name="variance_preserving",
+        alpha=lambda t: 1.0 / np.sqrt(1.0 + ratio(t) ** 2),
+        sigma=lambda t: ratio(t) / np.sqrt(1.0 + ratio(t) ** 2),
+        time=lambda r: np.interp(np.log(r), log_ratio, index),
+        prior_scale=lambda t: 1.0,
+    )
+
+
+@functools.cache
+def flow() -> Process:
+    """`x = (1 - t)*x0 + t*eps`: the straight path of flow matching (Lipman et al. 2023).
+
+    Noise is at t = 1.
+    """
+
+    def time(ratio: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return 1.0 / (1.0 + 1.0 / np.asarray(ratio, np.float64))  # 1 at an infinite ratio
+
+    return Process(
+        name="flow",
+        alpha=lambda t: 1.0 - t,
+        sigma=lambda t: t,
+        time=time,
+        prior_scale=float,
+    )
+
+
+# --------------------------------------------------------------------------------------- schedules
+
+
+def at(process: Process, times: np.ndarray, *, final: float | None = None) -> Schedule:
+    """The schedule that visits `times` [T] (decreasing noise) and ends at time `final`.
+
+    Args:
+        process: the forward process.
+        times: where the network is called.
+        final: the time of the last point; None ends in the clean sample.
+
+    Raises:
+        ValueError: if a time lies outside the process or the noise does not decrease.
+    """
+    times = np.asarray(times, np.float64)
+    if times.ndim != 1 or len(times) < 1:
+        raise ValueError(f"times must be a list of at least one time, not {times.tolist()}")
+    visited = times if final is None else np.append(times, float(final))
+    alpha, sigma = process.alpha(visited), process.sigma(visited)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = (alpha >= 0) & np.isclose(process.time(sigma / alpha), visited)
+    if not np.all(inside):
+        raise ValueError(
+            f"time {visited[~inside][0]:g} lies outside the {process.name} process; "
+            f"the times are {visited.tolist()}"
+        )
+    if final is None:
+        # The time of the clean sample is a label only: no network is called there.
+        visited, alpha, sigma = (np.append(v, e) for v, e in ((visited, 0), (alpha, 1), (sigma, 0)))
+    if not np.all(alpha[1:] * sigma[:-1] > alpha[:-1] * sigma[1:]):
+        raise ValueError(f"noise must decrease from time to time, but they are {visited.tolist()}")
+    return Schedule(process, visited, alpha, sigma)
+
+
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}: a sampler takes at least 1 step")
+
+
+def karras(
+    process: Process,
+    *,
+    num_steps: int = 18,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> Schedule:
+    """Noise levels evenly spaced in `sigma^(1/rho)` (Karras et al. 2022, equation 5).
+
+    The levels are noise-to-signal ratios, so the schedule serves every process. The defaults are
+    EDM's; a discrete process reaches neither down to 0.002 nor, with some `beta`, up to 80.
+
+    Raises:
+        ValueError: if a number is out of its range, or a level out of the process's.
+    """
+    _check_steps(num_steps)
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"need 0 < sigma_min <= sigma_max, not {sigma_min} and {sigma_max}")
+    if rho <= 0:
+        raise ValueError(f"rho is {rho}: it must be positive")
+    ramp = np.arange(num_steps) / max(num_steps - 1, 1)
+    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    levels = (start + ramp * (end - start)) ** rho
+    times = process.time(levels)
+    reached = process.sigma(times) / process.alpha(times)
+    if not np.allclose(reached, levels, rtol=1e-6, atol=0):
+        raise ValueError(
+            f"the {process.name} process has no noise-to-signal ratios from {sigma_max:g} to "
+            f"{sigma_min:g}, only from {reached.max():g} to {reached.min():g} of these"
+        )
+    return at(process, times)
+
+
+def trained_steps(
+    process: Process,
+    *,
+    num_steps: int = 50,
+    spacing: str = "leading",
+    offset: int = 0,
+    final: str = "clean",
+) -> Schedule:
+    """A subset of the training steps of a discrete process (Lin et al. 2024, table 2).
+
+    Args:
+        process: a `variance_preserving` process.
+        num_steps: how many of its training steps.
+        spacing: `"leading"` multiples of the stride plus `offset`, `"trailing"` from the last step
+            down, `"linspace"` both ends included.
+        offset: added under `"leading"` (1 for Stable Diffusion).
+        final: where the last step leads: to the `"clean"` sample, or to the noise of the `"first"`
+            training step (Stable Diffusion's DDIM, `set_alpha_to_one=False`).
+
+    Raises:
+        ValueError: if the process is not discrete, there are more steps than training steps, one
+            lies outside them, or the spacing or the end is unknown.
+    """
+    _check_steps(num_steps)
+    if process.name != "variance_preserving":
+        raise ValueError(f"the {process.name} process has no training steps: take another schedule")
+    num_train_steps = int(process.time(np.inf)) + 1
+    if num_steps > num_train_steps:
+        raise ValueError(f"num_steps is {num_steps}, but the process has {num_train_steps} steps")
+    if final not in ("clean", "first"):
+        raise ValueError(f"unknown end {final!r}: take 'clean' or 'first'")
+    if offset and spacing != "leading":
+        raise ValueError(f"offset is {offset}, but only spacing 'leading' has one, not {spacing!r}")
+    if spacing == "leading":
+        times = np.arange(num_steps)[::-1] * (num_train_steps // num_steps) + offset
+    elif spacing == "trailing":
+        times = np.round(num_train_steps - np.arange(num_steps) * (num_train_steps / num_steps)) - 1
+    elif spacing == "linspace":
+        times = np.round(np.linspace(0, num_train_steps - 1, num_steps))[::-1]
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}: take 'leading', 'trailing' or 'linspace'")
+    return at(process, times, final=None if final == "clean" else 0.0)
+
+
+def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Schedule:
+    """Even times from 1 to 0, moved towards noise by `shift` (Esser et al. 2024, equation 23).
+
+    `t' = shift*t / (1 + (shift - 1)*t)`; 1 leaves them even.
+
+    Raises:
+        ValueError: if the shift is not positive.
+    """
+    _check_steps(num_steps)
+    if shift <= 0:
+        raise ValueError(f"shift is {shift}: it must be positive")
+    times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
+    return at(process, shift * times / (1.0 + (shift - 1.0) * times))

@@ -1,0 +1,368 @@
+"""The types that every other file speaks in.
+
+Letters in shapes: `P` prompts, `K` candidates per prompt, `N = P*K` particles, `n` particles of one
+microbatch, `T` solver steps, `S` steps per round, `R` rounds, `M` Gaussians per noise recipe, `*E`
+the shape of one latent, `V` verifiers, `h, w, c` an image. A higher score is better.
+
+Models are callable pytrees: `params` are leaves (so weights are arguments of a jitted program, never
+constants inside it), `apply` and the other fields are static.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is part of a pytree's structure and not one of its leaves."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+# --------------------------------------------------------------------------------------- processes
+
+
+class Prediction(NamedTuple):
+    """What a network says of a noisy latent `x = alpha*x0 + sigma*eps`.
+
+    Both are needed: recovering one from the other divides by `alpha` or `sigma`, and one of the two
+    is zero at an end of the process.
+    """
+
+    x0: Array  # [n, *E] estimate of the clean latent, E[x0 | x]
+    eps: Array  # [n, *E] estimate of the noise, E[eps | x]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Process:
+    """The forward process `x_t = alpha(t)*x0 + sigma(t)*eps` in the network's own time `t`.
+
+    The functions take and return NumPy float64: solver coefficients are computed once, on the host,
+    in double precision, and enter the program as float32 tables.
+
+    Attributes:
+        name: `"edm"`, `"variance_preserving"` or `"flow"`.
+        alpha: time -> scale of the clean latent.
+        sigma: time -> scale of the noise.
+        time: noise-to-signal ratio `sigma/alpha` -> time, the inverse of the two above.
+        prior_scale: time of the first step -> standard deviation of the initial latent.
+    """
+
+    name: str
+    alpha: Callable[[np.ndarray], np.ndarray]
+    sigma: Callable[[np.ndarray], np.ndarray]
+    time: Callable[[np.ndarray], np.ndarray]
+    prior_scale: Callable[[float], float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """The `T + 1` points at which a solver visits a process, from noise to clean (float64).
+
+    The last point is the sample itself: `sigma[T]` is 0 unless the schedule says otherwise, and no
+    network is ever called there.
+    """
+
+    process: Process
+    times: np.ndarray  # [T + 1]
+    alpha: np.ndarray  # [T + 1]
+    sigma: np.ndarray  # [T + 1]
+
+    @property
+    def num_steps(self) -> int:
+        """`T`, the number of solver steps."""
+        return len(self.times) - 1
+
+
+class StepResult(NamedTuple):
+    """Where one solver step leads."""
+
+    x: Array  # [n, *E] latent at the next point of the schedule
+    x0: Array  # [n, *E] the clean estimate the step used last, free of charge
+    memory: PyTree  # [n, ...] what a multistep solver remembers, `()` otherwise
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solver:
+    """A sampler of the reverse process, one step at a time. It never touches a key.
+
+    Attributes:
+        name: for messages and records.
+        schedule: the points it visits.
+        step: `(denoise, x [n,*E], index [n], noise [n,*E], memory) -> StepResult`, where
+            `denoise(x, t [n]) -> Prediction` and `index` counts solver steps from 0.
+        calls: [T] how often a step calls `denoise`.
+        noise_scale: [T] by what a step multiplies its injected noise; 0 where noise has no effect.
+        memory: `shape -> memory` of one particle at step 0.
+    """
+
+    name: str
+    schedule: Schedule
+    step: Callable[..., StepResult]
+    calls: tuple[int, ...]
+    noise_scale: tuple[float, ...]
+    memory: Callable[[tuple[int, ...]], PyTree] = lambda shape: ()
+
+    @property
+    def num_steps(self) -> int:
+        """`T`, the number of solver steps."""
+        return self.schedule.num_steps
+
+    @property
+    def active(self) -> tuple[bool, ...]:
+        """[T] whether the injected noise of a step changes anything."""
+        return tuple(scale > 0 for scale in self.noise_scale)
+
+
+# ------------------------------------------------------------------------------------------ models
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """A diffusion or flow network behind one interface.
+
+    Attributes:
+        apply: `(params, x [n,*E], t [n], cond) -> Prediction`; `cond` is a pytree of [n, ...].
+        params: weights, any pytree.
+        process: the forward process it was trained on.
+        shape: `*E`, the shape of one latent.
+        passes: network passes that one call costs (2 under classifier-free guidance).
+    """
+
+    apply: Callable[[PyTree, Array, Array, PyTree], Prediction] = static()
+    process: Process = static()
+    shape: tuple[int, ...] = static()
+    passes: int = static(default=1)
+    params: PyTree = ()
+
+    def __call__(self, x: Array, t: Array, cond: PyTree) -> Prediction:
+        """Predicts the clean latent and the noise of `x` [n,*E] at time `t` [n]."""
+        return self.apply(self.params, x, t, cond)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """Turns latents into images: `(params, latents [n,*E]) -> images [n,h,w,c]` in [0, 1]."""
+
+    apply: Callable[[PyTree, Array], Array] = static()
+    params: PyTree = ()
+
+    def __call__(self, latents: Array) -> Array:
+        """Images [n,h,w,c], float32 in [0, 1], c = 1 (grey) or 3 (RGB)."""
+        return self.apply(self.params, latents)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """Scores images; its preprocessing is inside.
+
+    Attributes:
+        name: the column it has in records.
+        apply: `(params, images [n,h,w,c] float32 in [0,1], context) -> [n] float32`, where
+            `context` is a dict of arrays [n, ...] that describe what was asked for.
+        needs: the entries of `context` that it reads, such as `("label",)`.
+        params: weights, any pytree.
+    """
+
+    name: str = static()
+    apply: Callable[[PyTree, Array, dict[str, Array]], Array] = static()
+    needs: tuple[str, ...] = static(default=())
+    params: PyTree = ()
+
+    def __call__(self, images: Array, context: dict[str, Array]) -> Array:
+        """Scores [n] of `images` [n,h,w,c].
+
+        Raises:
+            ValueError: if `context` lacks an entry that the verifier needs.
+        """
+        missing = [name for name in self.needs if name not in context]
+        if missing:
+            raise ValueError(
+                f"verifier {self.name!r} needs {missing[0]!r} in the prompts' context, which has "
+                f"{sorted(context) or 'nothing'}: pass Prompts(context={{{missing[0]!r}: ...}})"
+            )
+        return self.apply(self.params, images, context).astype(jnp.float32)
+
+
+def weighted_sum(scores: Array) -> Array:
+    """The default aggregate: the sum of the guides, [K, V] -> [K]."""
+    return jnp.sum(scores, axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a search maximises.
+
+    Attributes:
+        decoder: latents to images.
+        verifiers: one or more guides.
+        aggregate: `[K, V] -> [K]` over all candidates of one prompt, so that ensembles by rank work.
+    """
+
+    decoder: Decoder
+    verifiers: tuple[Verifier, ...]
+    aggregate: Callable[[Array], Array] = static(default=weighted_sum)
+
+
+class Value(NamedTuple):
+    """How good is a partial sample: which clean latent stands for it when it is scored.
+
+    Attributes:
+        name: for messages and records.
+        estimate: `(denoise, schedule, particle [n]) -> (latents [n,*E], calls [n] int32)`: the
+            latents to decode and the denoiser calls spent on them.
+    """
+
+    name: str
+    estimate: Callable[..., tuple[Array, Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is searched: a denoiser driven by a solver, its samples judged by an objective."""
+
+    denoiser: Denoiser
+    objective: Objective
+    solver: Solver = static()
+    value: Value = static()
+
+
+class Prompts(NamedTuple):
+    """What samples are asked for.
+
+    A prompt's result depends on its `ids` entry and never on its place in the batch.
+    """
+
+    ids: Array  # [P] int32, folded into the key
+    cond: PyTree = None  # [P, ...] what the denoiser is conditioned on
+    context: dict[str, Array] = {}  # [P, ...] what the verifiers judge against
+
+
+# ------------------------------------------------------------------------------------------- noise
+
+
+class Noise(NamedTuple):
+    """The recipe of a Gaussian vector: `sum_m coefs[m] * normal(keys[m])`.
+
+    A fresh draw is one term with coefficient 1. A moved noise is its pivot's terms plus one. Terms
+    are summed in their order, so a recipe gives the same bits wherever it is realised.
+    """
+
+    keys: Array  # [..., M] typed PRNG keys
+    coefs: Array  # [..., M] float32, zeros after the last term
+
+
+class Particle(NamedTuple):
+    """A partial sample and the noise that made it."""
+
+    x: Array  # [..., *E] latent
+    x0: Array  # [..., *E] the solver's latest clean estimate
+    step: Array  # [...] int32, solver steps taken
+    noise: Noise  # [..., T + 1, M]; row 0 the initial noise, row i + 1 what step i injected
+    memory: PyTree = ()  # [..., ] of the solver
+
+
+class NoiseSpace(NamedTuple):
+    """All that a searcher may know of the problem: no model, no verifier."""
+
+    shape: tuple[int, ...]  # *E
+    num_steps: int  # T
+    active: tuple[bool, ...]  # [T] whether noise injected at a step has an effect
+    rank: int  # M
+    root: Callable[..., Particle]  # (noise [..., M], value [..., *E] | None) -> particles at step 0
+
+
+# ------------------------------------------------------------------------------------------ search
+
+
+class Proposal(NamedTuple):
+    """What a searcher wants to be tried: `K` partial samples and the noise of their next `S` steps."""
+
+    parent: Particle  # [K, ...]
+    noise: Noise  # [K, S, M]
+    value: Array | None = None  # [K, S, *E] the noise itself, where the searcher has drawn it
+
+
+class Evaluation(NamedTuple):
+    """What came of a proposal."""
+
+    child: Particle  # [K, ...]
+    score: Array  # [K] float32, aggregated; -inf where a verifier returned no finite number
+    scores: Array  # [K, V] float32, by verifier
+
+
+class Cost(NamedTuple):
+    """What was spent, by what it is. Every field is int32 with one entry per prompt or none."""
+
+    network_passes: Array | int = 0  # forward passes of the network on one latent
+    solver_steps: Array | int = 0  # solver steps of one latent: the papers' "NFE"
+    decodes: Array | int = 0  # latents turned into images
+    verifier_calls: Array | int = 0  # images scored, once per verifier
+
+
+class Stage(NamedTuple):
+    """Rounds of one shape: a scan over `ask -> evaluate -> tell`."""
+
+    rounds: int
+    ask: Callable[[Array, PyTree], Proposal]  # (key, state) -> proposal; the key is consumed
+    tell: Callable[[Array, PyTree, Proposal, Evaluation], PyTree]  # (key, state, ...) -> state
+
+
+class Searcher(NamedTuple):
+    """A policy for which noise to try next, for one prompt; the driver maps it over prompts.
+
+    Attributes:
+        name: for messages and records.
+        init: `(space, key) -> state`, a pytree of fixed structure.
+        stages: `space -> stages`, run in order. Raises `ValueError` where the searcher cannot work
+            with the solver.
+        rank: `M`, the most Gaussians that one of its noises is made of.
+    """
+
+    name: str
+    init: Callable[[NoiseSpace, Array], PyTree]
+    stages: Callable[[NoiseSpace], tuple[Stage, ...]]
+    rank: int = 1
+
+
+class Trace(NamedTuple):
+    """A search, round by round."""
+
+    best: Array  # [R, P] score of the best finished sample so far, -inf before the first
+    current: Array  # [R, P] best score of the round, of finished samples and of estimates alike
+    cost: Cost  # [R, P] spent so far
+
+
+class SearchState(NamedTuple):
+    """A search between two rounds: all that is needed to go on."""
+
+    searcher: PyTree  # [P, ...]
+    best: Particle  # [P, ...] best finished sample; its step is below T before the first
+    score: Array  # [P]
+    scores: Array  # [P, V]
+    cost: Cost  # [P]
+    trace: Trace  # [R, P], filled up to `round`
+    round: Array  # [] int32, rounds done
+
+
+class SearchResult(NamedTuple):
+    """The best finished sample of each prompt and what it cost."""
+
+    particle: Particle  # [P, ...]
+    score: Array  # [P] float32
+    scores: Array  # [P, V] float32
+    cost: Cost  # [P]
+    trace: Trace  # [R, P]

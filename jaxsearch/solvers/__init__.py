@@ -1,0 +1,11 @@
+"""Solvers of the reverse process, one family a file."""
+
+from jaxsearch.solvers.first_order import first_order
+from jaxsearch.solvers.heun import heun
+
+SOLVERS = {
+    "first_order": first_order,
+    "heun": heun,
+}
+
+__all__ = ["SOLVERS", "first_order", "heun"]
