@@ -1,0 +1,54 @@
+"""Small settings of everything registered: one line each, and every law applies to it."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
+from jaxsearch.core.types import Searcher, Solver
+from jaxsearch.searchers import best_of_n, epsilon_greedy, zero_order
+from jaxsearch.solvers import first_order, heun
+
+
+class SearcherCase(NamedTuple):
+    """A searcher of small settings and what holds for it."""
+
+    searcher: Searcher
+    needs_noise: bool = False  # refuses a solver that injects none
+    plain: Searcher | None = None  # the setting at which it is plain sampling
+
+
+SEARCHERS = {
+    "best_of_n": SearcherCase(best_of_n(candidates=4), plain=best_of_n(candidates=1)),
+    "best_of_n_shared": SearcherCase(
+        best_of_n(candidates=3, share_initial_noise=True), needs_noise=True
+    ),
+    "zero_order": SearcherCase(zero_order(neighbours=3, iterations=3, step=0.8)),
+    "zero_order_elitist": SearcherCase(
+        zero_order(neighbours=2, iterations=3, geometry="distance", step=0.5, elitist=True)
+    ),
+    "epsilon_greedy": SearcherCase(
+        epsilon_greedy(candidates=3, iterations=3),
+        needs_noise=True,
+        plain=epsilon_greedy(candidates=1, iterations=1, epsilon=1.0),
+    ),
+    "epsilon_greedy_elitist": SearcherCase(
+        epsilon_greedy(candidates=2, iterations=(0, 2, 3, 0, 1, 2), elitist=True),
+        needs_noise=True,
+    ),
+}
+
+NUM_STEPS = 6
+
+
+@functools.cache
+def solvers() -> dict[str, Solver]:
+    """One solver of each kind on each kind of process."""
+    vp = variance_preserving(beta_start=1e-4, beta_end=0.02, shape="linear")
+    return {
+        "heun_edm": heun(karras(edm(), num_steps=NUM_STEPS, sigma_max=20.0)),
+        "ddpm": first_order(trained_steps(vp, num_steps=NUM_STEPS, spacing="trailing")),
+        "flow_sde": first_order(shifted(flow(), num_steps=NUM_STEPS)),
+        "ddim": first_order(trained_steps(vp, num_steps=NUM_STEPS), eta=0.0),
+    }

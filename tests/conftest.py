@@ -1,0 +1,21 @@
+"""JAX as strict as it gets, on eight virtual CPU devices."""
+
+from __future__ import annotations
+
+import os
+
+# Before JAX is imported. Optimisation of the machine code is off: tests compile far more than they run.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")

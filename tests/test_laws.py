@@ -1,0 +1,291 @@
+"""The laws of DESIGN.md, over every searcher and solver, on problems whose models are exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+import jaxsearch.searchers
+import jaxsearch.solvers
+from jaxsearch.core.plan import plan
+from jaxsearch.core.search import (
+    noise_space,
+    replay,
+    result_of,
+    sample,
+    search,
+    search_in_chunks,
+    stages_of,
+)
+from jaxsearch.core.types import Cost, Prompts, SearchResult, Verifier
+from jaxsearch.core.value import lookahead, solver_estimate
+from tests import cases, toys
+
+# Every searcher on EDM's Heun (two calls in a step, steps without noise), and every other solver with
+# one searcher of the initial noise and one of the injected noise.
+PAIRS = [(searcher, "heun_edm") for searcher in cases.SEARCHERS] + [
+    (searcher, solver)
+    for solver in ("ddpm", "flow_sde", "ddim")
+    for searcher in ("zero_order", "epsilon_greedy")
+    if solver != "ddim" or not cases.SEARCHERS[searcher].needs_noise
+]
+every_pair = pytest.mark.parametrize(("searcher", "solver"), PAIRS)
+every_searcher = pytest.mark.parametrize("searcher", list(cases.SEARCHERS))
+
+
+def problem(solver: str, value=solver_estimate, verifiers=(toys.bright,)):
+    return toys.problem(cases.solvers()[solver], value=value, verifiers=verifiers)
+
+
+def _hostile(params, images, context):
+    mean = jnp.mean(images, axis=(1, 2, 3))
+    return jnp.where(images[:, 0, 0, 0] <= params["fraction"], params["value"], mean)
+
+
+def hostile(value: float, fraction: float) -> Verifier:
+    """A verifier whose bad value is a weight, so that one program serves them all."""
+    params = {"value": jnp.float32(value), "fraction": jnp.float32(fraction)}
+    return Verifier(name="hostile", apply=_hostile, params=params)
+
+
+def key():
+    return jax.random.key(7)
+
+
+def plain_leaves(tree) -> list[np.ndarray]:
+    """Leaves as NumPy arrays, keys as their data."""
+    leaves = jax.tree.leaves(tree)
+    return [
+        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        for leaf in leaves
+    ]
+
+
+def assert_same(one, other, tolerance: float = 0.0) -> None:
+    for a, b in zip(plain_leaves(one), plain_leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@functools.cache
+def found(searcher: str, solver: str) -> SearchResult:
+    """The search that the laws compare with: four prompts, one program."""
+    return search(key(), cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4))
+
+
+def test_everything_registered_has_a_case():
+    names = {case.searcher.name for case in cases.SEARCHERS.values()}
+    assert names == set(jaxsearch.searchers.SEARCHERS)
+    assert {solver.name for solver in cases.solvers().values()} == set(jaxsearch.solvers.SOLVERS)
+
+
+@every_pair
+def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
+    """Law 1: a stage is scannable."""
+    one, problem_ = cases.SEARCHERS[searcher].searcher, problem(solver)
+    space = noise_space(problem_, one.rank)
+    shape_of = jax.eval_shape
+    key_shape = jax.eval_shape(key)
+    state = shape_of(lambda k: one.init(space, k), key_shape)
+    steps = 0
+    for stage in stages_of(one, problem_):
+        assert stage.rounds >= 1
+        proposal = shape_of(stage.ask, key_shape, state)
+        candidates, span = proposal.noise.coefs.shape[:2]
+        assert proposal.noise.coefs.shape == (candidates, span, one.rank)
+        assert proposal.parent.x.shape == (candidates, *space.shape)
+        evaluation = jaxsearch.core.types.Evaluation(
+            proposal.parent,
+            jax.ShapeDtypeStruct((candidates,), jnp.float32),
+            jax.ShapeDtypeStruct((candidates, 1), jnp.float32),
+        )
+        after = shape_of(stage.tell, key_shape, state, proposal, evaluation)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [
+            leaf.dtype for leaf in jax.tree.leaves(state)
+        ]
+        assert [leaf.shape for leaf in jax.tree.leaves(after)] == [
+            leaf.shape for leaf in jax.tree.leaves(state)
+        ]
+        steps += span
+    assert steps >= 1
+
+
+@every_searcher
+def test_second_call_traces_nothing(searcher):
+    """Law 2: new keys, prompts and weights of the same shape reuse the program."""
+    traces = []
+    base = problem("heun_edm")
+
+    def apply(params, x, t, cond):
+        traces.append(x.shape)
+        return base.denoiser.apply(params, x, t, cond)
+
+    problem_ = dataclasses.replace(base, denoiser=dataclasses.replace(base.denoiser, apply=apply))
+    one = cases.SEARCHERS[searcher].searcher
+    first = search(key(), one, problem_, toys.prompts(4))
+    num = len(traces)
+    assert num > 0
+    heavier = jax.tree.map(lambda leaf: leaf * 1.5, problem_)
+    second = search(jax.random.key(8), one, heavier, toys.prompts(4, first_id=9))
+    assert len(traces) == num
+    assert not np.allclose(first.score, second.score)
+
+
+@every_pair
+def test_devices_microbatch_and_company_do_not_matter(searcher, solver):
+    """Law 3: one or eight devices, any microbatch, alone or in a batch, in one go or in chunks.
+
+    Kills: noise keyed by place in the batch; padding rows that leak; a microbatch split that is not
+    undone.
+    """
+    one, problem_, prompts = cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4)
+    whole = found(searcher, solver)
+    mesh = jax.make_mesh((8,), ("particle",), axis_types=(AxisType.Auto,))
+    # Elementwise programs of other shapes may round the last bit otherwise.
+    tolerance = 2e-6
+    # 4 to 16 particles in microbatches of 8 on 8 devices: padded, split and sharded at once.
+    assert_same(search(key(), one, problem_, prompts, mesh=mesh, microbatch=8), whole, tolerance)
+    third = jax.tree.map(lambda leaf: leaf[2:3], prompts)
+    alone = search(key(), one, problem_, third, microbatch=3)
+    per_prompt = whole._replace(trace=jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), whole.trace))
+    alone = alone._replace(trace=jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), alone.trace))
+    assert_same(alone, jax.tree.map(lambda leaf: leaf[2:3], per_prompt), tolerance)
+
+
+@every_pair
+def test_chunks_give_the_same_bits_and_can_be_taken_up_again(searcher, solver):
+    """A search handed back every two rounds, and one taken up from a state of it."""
+    one, problem_, prompts = cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4)
+    states = list(search_in_chunks(key(), one, problem_, prompts, rounds_per_chunk=2))
+    assert_same(result_of(states[-1]), found(searcher, solver))
+    assert [int(state.round) for state in states] == sorted({int(s.round) for s in states})
+    middle = states[len(states) // 2]
+    *_, last = [middle, *search_in_chunks(
+        key(), one, problem_, prompts, rounds_per_chunk=5, state=middle
+    )]  # fmt: skip
+    assert_same(result_of(last), found(searcher, solver))
+
+
+@pytest.mark.parametrize(
+    ("searcher", "solver", "value"),
+    [(*pair, solver_estimate) for pair in PAIRS]
+    + [("best_of_n", "heun_edm", lookahead), ("epsilon_greedy", "ddpm", lookahead)],
+)
+def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
+    """Law 4. Kills: a Heun step counted once; a lookahead not counted; guidance counted once."""
+    base = problem(solver, value)
+    denoiser, counter = toys.counting(dataclasses.replace(base.denoiser, passes=2))
+    problem_ = dataclasses.replace(base, denoiser=denoiser)
+    one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(3)
+    result = jax.block_until_ready(search(key(), one, problem_, prompts))
+    planned = plan(one, problem_, prompts)
+    for counted, expected in zip(result.cost, planned.cost, strict=True):
+        np.testing.assert_array_equal(counted, expected)
+    assert 2 * counter.rows == int(np.sum(result.cost.network_passes))
+    stages = planned.stages
+    assert int(result.cost.decodes[0]) == sum(s.rounds * s.candidates for s in stages)
+    assert int(result.cost.solver_steps[0]) == sum(
+        s.rounds * s.candidates * s.steps for s in stages
+    )
+    np.testing.assert_array_equal(result.trace.cost.network_passes[-1], result.cost.network_passes)
+
+
+@every_pair
+def test_replay_makes_the_sample_from_its_recipe(searcher, solver):
+    """Law 5. Kills: a lineage row off by one; a term written to another slot."""
+    result = found(searcher, solver)
+    assert np.all(np.asarray(result.particle.step) == cases.NUM_STEPS)
+    again = replay(problem(solver), result.particle.noise, toys.prompts(4))
+    # Rotated recipes are summed in another order than the moves that made them.
+    np.testing.assert_allclose(again.x, result.particle.x, atol=2e-5)
+
+
+@every_pair
+def test_reported_score_is_the_verifier_on_the_returned_image(searcher, solver):
+    """Law 6. Kills: the score of an estimate reported for the finished sample."""
+    result, problem_ = found(searcher, solver), problem(solver)
+    images = problem_.objective.decoder(result.particle.x)
+    np.testing.assert_allclose(toys.bright(images, {}), result.score, atol=1e-6)
+    np.testing.assert_allclose(result.scores[:, 0], result.score, atol=1e-6)
+    np.testing.assert_array_equal(result.trace.best[-1], result.score)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "solver"), [pair for pair in PAIRS if cases.SEARCHERS[pair[0]].plain]
+)
+def test_one_candidate_is_plain_sampling(searcher, solver):
+    """Law 7: the very sample, not just its law."""
+    plain = cases.SEARCHERS[searcher].plain
+    result = search(key(), plain, problem(solver), toys.prompts(4))
+    again = sample(key(), problem(solver), toys.prompts(4))
+    np.testing.assert_array_equal(result.particle.x, again.x)
+
+
+@every_searcher
+def test_hostile_verifiers_neither_crash_nor_win(searcher):
+    """Law 8: about half of all images, or all of them, get the hostile value.
+
+    Kills: NaN compared as the largest; a best sample that stays empty when nothing scores.
+    """
+    one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(4)
+    for value, fraction in itertools.product((np.nan, np.inf, -np.inf, 1e38, 0.5), (0.5, 1.0)):
+        verifier = hostile(value, fraction)
+        problem_ = problem("heun_edm", verifiers=(verifier,))
+        result = search(key(), one, problem_, prompts)
+        assert np.all(np.isfinite(np.asarray(result.particle.x)))
+        assert np.all(np.asarray(result.particle.step) == cases.NUM_STEPS)
+        images = problem_.objective.decoder(result.particle.x)
+        hit = np.asarray(images[:, 0, 0, 0]) <= fraction
+        reported = np.asarray(result.score)
+        if np.isfinite(value):
+            np.testing.assert_allclose(reported, np.asarray(verifier(images, {})), rtol=1e-6)
+        else:
+            assert np.all(np.isneginf(reported[hit]))
+            assert np.all(np.isfinite(reported[~hit]))
+            # Some finished candidate of best-of-4 is honest nearly always; it must have won then.
+            if searcher == "best_of_n" and fraction == 0.5:
+                assert np.sum(~hit) >= 2
+
+
+@every_searcher
+@pytest.mark.parametrize("solver", ["heun_edm"])
+def test_search_beats_plain_sampling(searcher, solver):
+    """Law 9: the paired gain over plain sampling is positive beyond its 99.9 % interval.
+
+    `near_target` depends on the prompt, so a search guided by a neighbour's context fails here.
+    """
+    prompts = toys.prompts(96)
+    problem_ = problem(solver, verifiers=(toys.near_target,))
+    result = search(key(), cases.SEARCHERS[searcher].searcher, problem_, prompts)
+    plain = sample(key(), problem_, prompts)
+    images = problem_.objective.decoder(plain.x)
+    gain = np.asarray(result.score - toys.near_target(images, prompts.context))
+    assert np.mean(gain) > 3.3 * np.std(gain) / np.sqrt(len(gain))
+
+
+@pytest.mark.parametrize(
+    "searcher", [name for name, case in cases.SEARCHERS.items() if case.needs_noise]
+)
+def test_a_searcher_of_injected_noise_refuses_a_solver_without(searcher):
+    with pytest.raises(ValueError, match="injects none"):
+        search(key(), cases.SEARCHERS[searcher].searcher, problem("ddim"), toys.prompts(2))
+
+
+def test_costs_are_counted_per_prompt():
+    result = found("epsilon_greedy", "heun_edm")
+    assert isinstance(result.cost, Cost)
+    assert all(field.shape == (4,) and field.dtype == jnp.int32 for field in result.cost)
+
+
+def test_missing_context_is_one_clear_line():
+    problem_ = problem("heun_edm", verifiers=(toys.near_target,))
+    prompts = Prompts(jnp.arange(2), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"near_target.*needs 'target'"):
+        search(key(), cases.SEARCHERS["best_of_n"].searcher, problem_, prompts)

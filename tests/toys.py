@@ -1,0 +1,242 @@
+"""Models so small that everything about them is known: exact denoisers, a decoder and verifiers.
+
+The denoisers are `E[x0 | x]` and `E[eps | x]` in closed form for every process, so any deviation of
+a sample from its law is the solver's. Builders are cached: the same arguments give the same
+functions, so that programs compiled for one test serve the next.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsearch.core.prediction import per_row
+from jaxsearch.core.process import edm, flow, variance_preserving
+from jaxsearch.core.types import (
+    Array,
+    Decoder,
+    Denoiser,
+    Objective,
+    Prediction,
+    Problem,
+    Process,
+    Prompts,
+    Solver,
+    Value,
+    Verifier,
+)
+from jaxsearch.core.value import solver_estimate
+
+SHAPE = (4, 4, 1)
+
+
+def processes() -> dict[str, Process]:
+    """One process of each kind, by name; the variance-preserving one is Ho et al. 2020's."""
+    vp = variance_preserving(beta_start=1e-4, beta_end=0.02, shape="linear")
+    return {process.name: process for process in (edm(), vp, flow())}
+
+
+# --------------------------------------------------------------------------------------- denoisers
+
+
+@functools.cache
+def _log_ratio_table(process: Process) -> np.ndarray:
+    """`log(sigma/alpha)` at the integer times of a discrete process, float64."""
+    last = int(process.time(np.asarray(np.inf)))
+    index = np.arange(last + 1, dtype=np.float64)
+    return np.log(process.sigma(index) / process.alpha(index))
+
+
+def coefficients(process: Process, t: Array) -> tuple[Array, Array]:
+    """`alpha(t)` and `sigma(t)` [n] of a traced time, in its dtype."""
+    if process.name == "edm":
+        return jnp.ones_like(t), t
+    if process.name == "flow":
+        return 1 - t, t
+    table = jnp.asarray(_log_ratio_table(process), t.dtype)
+    ratio = jnp.exp(jnp.interp(t, jnp.arange(len(table), dtype=t.dtype), table))
+    alpha = jax.lax.rsqrt(1 + ratio**2)
+    return alpha, ratio * alpha
+
+
+@functools.cache
+def _gaussian_apply(process: Process):
+    def apply(params, x: Array, t: Array, cond) -> Prediction:
+        mean, std = (jnp.asarray(params[name], x.dtype) for name in ("mean", "std"))
+        mean, std = (v if v.ndim == 0 else v[None] for v in (mean, std))
+        alpha, sigma = (per_row(c, x) for c in coefficients(process, t))
+        total = alpha**2 * std**2 + sigma**2
+        x0 = (alpha * std**2 * x + sigma**2 * mean) / total
+        return Prediction(x0, sigma * (x - alpha * mean) / total)
+
+    return apply
+
+
+def gaussian(mean, std, shape: tuple[int, ...], process: Process) -> Denoiser:
+    """The denoiser of `x0 ~ N(mean, diag(std^2))`; its condition is not read.
+
+    Args:
+        mean: a number or an array [*E].
+        std: a number or an array [*E], positive.
+        shape: `*E`.
+        process: any.
+    """
+    params = {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
+    return Denoiser(apply=_gaussian_apply(process), process=process, shape=shape, params=params)
+
+
+@functools.cache
+def _mixture_apply(process: Process):
+    def apply(params, x: Array, t: Array, cond: Array) -> Prediction:
+        variance = jnp.asarray(params["std"], x.dtype) ** 2
+        alpha, sigma = (per_row(c, x) for c in coefficients(process, t))
+        separation = per_row(cond.astype(x.dtype), x)
+        total = alpha**2 * variance + sigma**2
+        along = jnp.sum(x, axis=tuple(range(1, x.ndim)), keepdims=True)
+        # P(+m | x) - P(-m | x) of the two modes.
+        mode = separation * jnp.tanh(alpha * separation * along / total)
+        x0 = (alpha * variance * x + sigma**2 * mode) / total
+        return Prediction(x0, sigma * (x - alpha * mode) / total)
+
+    return apply
+
+
+def mixture_denoiser(
+    process: Process, shape: tuple[int, ...] = SHAPE, *, std: float = 0.3
+) -> Denoiser:
+    """The denoiser of `x0 ~ 0.5 N(m*1, std^2) + 0.5 N(-m*1, std^2)`; its condition is `m` [n]."""
+    params = {"std": np.float32(std)}
+    return Denoiser(apply=_mixture_apply(process), process=process, shape=shape, params=params)
+
+
+mixture = mixture_denoiser
+
+
+class Counter:
+    """Counts the rows that a `counting` denoiser was called with."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._lock = threading.Lock()
+
+    def add(self, t: np.ndarray) -> None:
+        """One call on `len(t)` rows."""
+        with self._lock:
+            self._rows += t.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows seen since the last `reset`; waits for work under way."""
+        jax.effects_barrier()
+        return self._rows
+
+    def reset(self) -> int:
+        """Starts again from 0 and returns the rows seen until now."""
+        rows = self.rows
+        with self._lock:
+            self._rows = 0
+        return rows
+
+
+def counting(denoiser: Denoiser) -> tuple[Denoiser, Counter]:
+    """The same denoiser and what counts its rows, padding included, as they are computed.
+
+    Every call of this makes a new function, so programs are compiled anew for it.
+    """
+    counter = Counter()
+
+    def apply(params, x: Array, t: Array, cond) -> Prediction:
+        jax.debug.callback(counter.add, t)
+        return denoiser.apply(params, x, t, cond)
+
+    counted = Denoiser(
+        apply=apply,
+        process=denoiser.process,
+        shape=denoiser.shape,
+        passes=denoiser.passes,
+        params=denoiser.params,
+    )
+    return counted, counter
+
+
+# --------------------------------------------------------------------------- decoder and verifiers
+
+
+def _sigmoid(params, latents: Array) -> Array:
+    return jax.nn.sigmoid(latents)
+
+
+def decoder() -> Decoder:
+    """Latents [n,4,4,1] to grey images [n,4,4,1] in [0, 1], by a sigmoid."""
+    return Decoder(apply=_sigmoid)
+
+
+def _mean_pixel(params, images: Array, context: dict[str, Array]) -> Array:
+    return jnp.mean(images, axis=(1, 2, 3))
+
+
+def _top_row(params, images: Array, context: dict[str, Array]) -> Array:
+    return jnp.mean(images[:, 0], axis=(1, 2)) - jnp.mean(images[:, -1], axis=(1, 2))
+
+
+def _closeness(params, images: Array, context: dict[str, Array]) -> Array:
+    return -jnp.abs(jnp.mean(images, axis=(1, 2, 3)) - context["target"])
+
+
+bright = Verifier(name="bright", apply=_mean_pixel)
+"""The mean pixel: smooth, monotone in every latent."""
+
+top_heavy = Verifier(name="top_heavy", apply=_top_row)
+"""The top row's mean minus the bottom row's: does not follow the mixture's modes."""
+
+near_target = Verifier(name="near_target", apply=_closeness, needs=("target",))
+"""Minus the distance of the mean pixel from `context["target"]`: reads the prompt's context."""
+
+
+@functools.cache
+def constant_verifier(value: float, fraction: float = 1.0) -> Verifier:
+    """Returns `value` (NaN, infinity, 1e38, ...) for images whose first pixel is below `fraction`.
+
+    The other images get their mean pixel; 1 makes every image get `value`, 0.5 about half of them.
+    """
+
+    def apply(params, images: Array, context: dict[str, Array]) -> Array:
+        hit = images[:, 0, 0, 0] <= fraction
+        return jnp.where(hit, jnp.float32(value), _mean_pixel(params, images, context))
+
+    return Verifier(name=f"constant_{value}", apply=apply)
+
+
+# ------------------------------------------------------------------------------------------ problem
+
+
+def prompts(num: int, *, first_id: int = 0) -> Prompts:
+    """Prompts with ids from `first_id`; separation and target depend on the id alone."""
+    ids = first_id + np.arange(num)
+    separation = 0.4 + 0.1 * (ids % 5)
+    target = 0.3 + 0.1 * (ids % 4)
+    return Prompts(
+        ids=jnp.asarray(ids, jnp.int32),
+        cond=jnp.asarray(separation, jnp.float32),
+        context={"target": jnp.asarray(target, jnp.float32)},
+    )
+
+
+def problem(
+    solver: Solver,
+    *,
+    verifiers: tuple[Verifier, ...] = (bright,),
+    value: Value = solver_estimate,
+    denoiser: Denoiser | None = None,
+) -> Problem:
+    """The mixture on the solver's process, decoded by the sigmoid."""
+    return Problem(
+        denoiser=denoiser or mixture_denoiser(solver.schedule.process),
+        objective=Objective(decoder=decoder(), verifiers=verifiers),
+        solver=solver,
+        value=value,
+    )
