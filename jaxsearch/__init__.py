@@ -1,0 +1,96 @@
+"""Inference-time search over the noise of diffusion and flow models."""
+
+from jaxsearch.core.evaluate import evaluate
+from jaxsearch.core.noise import realise
+from jaxsearch.core.plan import Plan, plan
+from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
+from jaxsearch.core.search import (
+    replay,
+    result_of,
+    sample,
+    search,
+    search_in_chunks,
+    search_on_host,
+)
+from jaxsearch.core.types import (
+    Cost,
+    Decoder,
+    Denoiser,
+    Evaluation,
+    Noise,
+    NoiseSpace,
+    Objective,
+    Particle,
+    Prediction,
+    Problem,
+    Process,
+    Prompts,
+    Proposal,
+    Schedule,
+    Searcher,
+    SearchResult,
+    SearchState,
+    Solver,
+    Stage,
+    StepResult,
+    Trace,
+    Value,
+    Verifier,
+)
+from jaxsearch.core.value import VALUES, lookahead, solver_estimate
+from jaxsearch.searchers import SEARCHERS
+from jaxsearch.solvers import SOLVERS
+from jaxsearch.verifiers import VERIFIERS
+from jaxsearch.zoo import MODELS
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "MODELS",
+    "SEARCHERS",
+    "SOLVERS",
+    "VALUES",
+    "VERIFIERS",
+    "Cost",
+    "Decoder",
+    "Denoiser",
+    "Evaluation",
+    "Noise",
+    "NoiseSpace",
+    "Objective",
+    "Particle",
+    "Plan",
+    "Prediction",
+    "Problem",
+    "Process",
+    "Prompts",
+    "Proposal",
+    "Schedule",
+    "SearchResult",
+    "SearchState",
+    "Searcher",
+    "Solver",
+    "Stage",
+    "StepResult",
+    "Trace",
+    "Value",
+    "Verifier",
+    "__version__",
+    "edm",
+    "evaluate",
+    "flow",
+    "karras",
+    "lookahead",
+    "plan",
+    "realise",
+    "replay",
+    "result_of",
+    "sample",
+    "search",
+    "search_in_chunks",
+    "search_on_host",
+    "shifted",
+    "solver_estimate",
+    "trained_steps",
+    "variance_preserving",
+)

@@ -63,7 +63,9 @@ def plain_leaves(tree) -> list[np.ndarray]:
     """Leaves as NumPy arrays, keys as their data."""
     leaves = jax.tree.leaves(tree)
     return [
-        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        np.asarray(
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
         for leaf in leaves
     ]
 
@@ -96,7 +98,7 @@ def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
     steps = 0
     for stage in stages_of(one, problem_):
         assert stage.rounds >= 1
-        proposal = shape_of(stage.ask, key_shape, state)
+        proposal = shape_of(stage.ask, key_shape, jnp.int32(0), state)
         candidates, span = proposal.noise.coefs.shape[:2]
         assert proposal.noise.coefs.shape == (candidates, span, one.rank)
         assert proposal.parent.x.shape == (candidates, *space.shape)
@@ -105,7 +107,7 @@ def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
             jax.ShapeDtypeStruct((candidates,), jnp.float32),
             jax.ShapeDtypeStruct((candidates, 1), jnp.float32),
         )
-        after = shape_of(stage.tell, key_shape, state, proposal, evaluation)
+        after = shape_of(stage.tell, key_shape, jnp.int32(0), state, proposal, evaluation)
         assert jax.tree.structure(after) == jax.tree.structure(state)
         assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [
             leaf.dtype for leaf in jax.tree.leaves(state)
@@ -221,11 +223,15 @@ def test_reported_score_is_the_verifier_on_the_returned_image(searcher, solver):
     ("searcher", "solver"), [pair for pair in PAIRS if cases.SEARCHERS[pair[0]].plain]
 )
 def test_one_candidate_is_plain_sampling(searcher, solver):
-    """Law 7: the very sample, not just its law."""
+    """Law 7: the very sample, not just its law. Kills: a key path of a searcher's own."""
     plain = cases.SEARCHERS[searcher].plain
     result = search(key(), plain, problem(solver), toys.prompts(4))
     again = sample(key(), problem(solver), toys.prompts(4))
-    np.testing.assert_array_equal(result.particle.x, again.x)
+    active = np.asarray([True, *cases.solvers()[solver].active])
+    drawn = jax.random.key_data(result.particle.noise.keys[:, active, 0])
+    np.testing.assert_array_equal(drawn, jax.random.key_data(again.noise.keys[:, active, 0]))
+    # The two are different programs, whose sums the compiler may round differently.
+    np.testing.assert_allclose(result.particle.x, again.x, atol=2e-6)
 
 
 @every_searcher

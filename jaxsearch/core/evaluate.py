@@ -1,8 +1,8 @@
 """The one place that runs models: it moves particles, decodes and scores them, and counts the cost.
 
-Sharding, microbatching and cost accounting live here and nowhere else. Searchers propose per prompt,
-`[P, K]`; here the two axes are one, `N = P*K`, and each particle knows its prompt by an index, so
-conditioning is looked up inside a microbatch and never repeated `K` times.
+Sharding, microbatching and cost accounting live here and nowhere else. Searchers propose per
+prompt, `[P, K]`; here the two axes are one, `N = P*K`, and each particle knows its prompt by an
+index, so conditioning is looked up inside a microbatch and never repeated `K` times.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsearch.core.noise import realise
+from jaxsearch.core.noise import realise, select, without_lineage
 from jaxsearch.core.types import (
     Array,
     Cost,
     Evaluation,
+    Noise,
     Particle,
+    Prediction,
     Problem,
     Prompts,
     Proposal,
@@ -39,7 +41,7 @@ class Expansion(NamedTuple):
 
 
 def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particle, Array]:
-    """Takes particles [n] the proposal's `S` solver steps on.
+    """Takes particles [n] the proposal's `S` solver steps on; their lineage is left alone.
 
     Returns:
         The moved particles and the network passes [n] int32 each has cost.
@@ -48,24 +50,43 @@ def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particl
     calls = jnp.asarray(solver.calls, jnp.int32)
     num_steps = proposal.noise.coefs.shape[1]
 
-    def denoise(x: Array, t: Array):
+    def denoise(x: Array, t: Array) -> Prediction:
         return denoiser(x, t, cond)
 
     def body(s: Array | int, carry: tuple[Particle, Array]) -> tuple[Particle, Array]:
         particle, passes = carry
-        row = jax.tree.map(lambda leaf: leaf[:, s], proposal.noise)
-        noise = realise(row, denoiser.shape) if proposal.value is None else proposal.value[:, s]
+        if proposal.value is None:
+            noise = realise(jax.tree.map(lambda leaf: leaf[:, s], proposal.noise), denoiser.shape)
+        else:
+            noise = proposal.value[:, s]
         moved = solver.step(denoise, particle.x, particle.step, noise, particle.memory)
-        lineage = jax.tree.map(
-            lambda rows, new: jax.vmap(lambda r, i, v: r.at[i].set(v))(rows, particle.step + 1, new),
-            particle.noise,
-            row,
-        )
         passes = passes + denoiser.passes * calls[particle.step]
-        return Particle(moved.x, moved.x0, particle.step + 1, lineage, moved.memory), passes
+        particle = Particle(*moved[:2], particle.step + 1, particle.noise, moved.memory)
+        return particle, passes
 
     start = (proposal.parent, jnp.zeros_like(proposal.parent.step))
     return body(0, start) if num_steps == 1 else jax.lax.fori_loop(0, num_steps, body, start)
+
+
+def _lineage(parent: Particle, injected: Noise) -> Noise:
+    """The lineage [P, K, T + 1, M] of children: their parent's and what was injected [P, K, S, M].
+
+    Kept out of the loops over steps and microbatches, and written as selects, so that the compiler
+    makes the rows of the candidates that a searcher keeps and never those of all.
+    """
+    num_rows, num_steps = parent.noise.coefs.shape[2], injected.coefs.shape[2]
+    # Row i + 1 is the noise of solver step i; this is the place of each row among the injected ones.
+    place = jnp.arange(-1, num_rows - 1)[None, None] - parent.step[..., None]
+    written = (place >= 0) & (place < num_steps)
+    if num_steps > 1:
+        index = jnp.clip(place, 0, num_steps - 1)
+        rows = jax.vmap(jax.vmap(lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)))
+        injected = rows(injected, index)
+    return select(
+        jnp.broadcast_to(written[..., None], parent.noise.coefs.shape),
+        jax.tree.map(lambda row, old: jnp.broadcast_to(row, old.shape), injected, parent.noise),
+        parent.noise,
+    )
 
 
 def _by_microbatch(
@@ -128,8 +149,9 @@ def expand(
         Children and outputs [P, K, ...], and the network passes, solver steps per prompt [P].
     """
     num_prompts, num_candidates = proposal.parent.step.shape
+    moving = proposal._replace(parent=without_lineage(proposal.parent))
     merged = jax.tree.map(
-        lambda leaf: leaf.reshape((num_prompts * num_candidates,) + leaf.shape[2:]), proposal
+        lambda leaf: leaf.reshape((num_prompts * num_candidates,) + leaf.shape[2:]), moving
     )
     owner = jnp.repeat(jnp.arange(num_prompts), num_candidates)
 
@@ -147,6 +169,7 @@ def expand(
         lambda leaf: leaf.reshape((num_prompts, num_candidates) + leaf.shape[1:]), flat
     )
     steps = jnp.sum(child.step - proposal.parent.step, axis=1)
+    child = child._replace(noise=_lineage(proposal.parent, proposal.noise))
     return Expansion(child, output, Cost(jnp.sum(passes, axis=1), steps))
 
 
@@ -173,7 +196,7 @@ def evaluate(
         problem, proposal, prompts, judge, microbatch=microbatch, mesh=mesh
     )
     evaluation = aggregate(problem, child, scores)
-    decodes = jnp.full(cost.solver_steps.shape, scores.shape[1], jnp.int32)
+    decodes = jnp.full((scores.shape[0],), scores.shape[1], jnp.int32)
     return evaluation, cost._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])
 
 

@@ -2,61 +2,77 @@
 
 The key path of a search. Everything hangs on the caller's key and the prompt's id:
 
-    prompt key  = fold_in(key, id)
-    init        = fold_in(prompt key, 0)           a searcher's own randomness before the first round
-    round r     = fold_in(prompt key, r + 1)       then 0 for ask and 1 for tell
-    trajectory  = `trajectory_key(init, candidate, row, draw)`
+    prompt      = fold_in(key, id)
+    init        = fold_in(prompt, 0)         a searcher's own, for what it draws beforehand
+    round r     = fold_in(prompt, 2r + 1)    for its ask
+                  fold_in(prompt, 2r + 2)    for its tell
+    candidate   = fold_in(init, number)      one trajectory of noises
+    noise       = `noise_key(candidate, row, draw)`
 
 Batch, device and host are in none of these. `fold_in(k, i)` equals `split(k, n)[i]`, so one key is
 only ever folded or only ever split; and a key that has been folded is never drawn from.
+
+Searchers share the path of candidates, so that plain sampling, best-of-N and every other searcher
+start from the same noise under the same key: candidate 0 is the plain sample, the first four
+candidates of a best-of-64 are those of a best-of-4, and comparisons of searchers are paired.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.types import Array, Noise, NoiseSpace
+from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, PyTree
+
+fold_in_each = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+"""`(key [], numbers [n]) -> keys [n]`."""
 
 
-def trajectory_key(key: Array, candidate: Array | int, row: Array | int, draw: Array | int = 0) -> Array:
-    """The key of one fresh noise of one candidate trajectory.
-
-    Searchers share this path, so that plain sampling, best-of-N and every other searcher start from
-    the same noise under the same key: candidate 0 is the plain sample, the first four candidates of
-    a best-of-64 are those of a best-of-4, and comparisons between searchers are paired.
+def noise_key(
+    space: NoiseSpace, candidate: Array, row: Array | int, draw: Array | int = 0
+) -> Array:
+    """The key of one fresh noise of one candidate.
 
     Args:
-        key: the prompt's init key.
-        candidate: which trajectory, from 0.
+        space: the search's.
+        candidate: the candidate's key.
         row: 0 for the initial noise, `i + 1` for the noise of solver step `i`.
         draw: which of several draws of that noise, from 0.
     """
-    return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, candidate), row), draw)
+    return jax.random.fold_in(candidate, draw * (space.num_steps + 1) + row)
 
 
 def fresh(keys: Array, rank: int) -> Noise:
     """Recipes [..., M] of independent standard Gaussians, one per key [...]."""
     spread = jnp.broadcast_to(keys[..., None], (*keys.shape, rank))
-    coefs = jnp.zeros((*keys.shape, rank), jnp.float32).at[..., 0].set(1.0)
-    return Noise(spread, coefs)
+    first = jnp.arange(rank) == 0
+    return Noise(spread, jnp.broadcast_to(first.astype(jnp.float32), spread.shape))
 
 
-def fresh_trajectory(key: Array, candidate: Array | int, num_steps: int, rank: int) -> Noise:
-    """Recipes [T + 1, M] of one candidate's plain trajectory; row 0 is the initial noise."""
-    rows = jnp.arange(num_steps + 1)
-    keys = jax.vmap(lambda row: trajectory_key(key, candidate, row))(rows)
-    return fresh(keys, rank)
+def fresh_trajectory(space: NoiseSpace, candidate: Array) -> Noise:
+    """The recipes [T + 1, M] of a candidate's plain trajectory; row 0 is the initial noise.
+
+    Noise of a step that does not use any gets the coefficient 0, so that it is not even drawn.
+    """
+    rows = jnp.arange(space.num_steps + 1)
+    noise = fresh(jax.vmap(lambda row: noise_key(space, candidate, row))(rows), space.rank)
+    used = jnp.asarray((1.0, *space.active), jnp.float32)
+    return noise._replace(coefs=noise.coefs * used[:, None])
 
 
 def add_term(noise: Noise, slot: Array | int, key: Array, coef: Array | float) -> Noise:
     """The recipe [M] with `coef * normal(key)` as its term number `slot`."""
-    return Noise(noise.keys.at[slot].set(key), noise.coefs.at[slot].set(coef))
+    here = jnp.arange(noise.coefs.shape[-1]) == slot
+    return Noise(jnp.where(here, key, noise.keys), jnp.where(here, coef, noise.coefs))
 
 
-def draw(key: Array, shape: tuple[int, ...]) -> Array:
-    """The Gaussian [*E] that a key of a recipe stands for."""
-    return jax.random.normal(key, shape, jnp.float32)
+def draw(keys: Array, shape: tuple[int, ...]) -> Array:
+    """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
+    # Through the loop of `realise`, whose result the compiler stores: of a bare `normal` it draws
+    # all numbers again in every operation that reads them.
+    return realise(fresh(keys, 1), shape)
 
 
 def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
@@ -67,7 +83,7 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
     """
     lead = noise.coefs.shape[:-1]
     expand = (...,) + (None,) * len(shape)
-    normal = draw
+    normal = jax.random.normal
     for _ in lead:
         normal = jax.vmap(normal, in_axes=(0, None))
     rank = noise.coefs.shape[-1]
@@ -82,23 +98,30 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
     return jax.lax.fori_loop(0, num_terms, add, jnp.zeros(lead + shape, jnp.float32))
 
 
-def take(tree, index: Array):
-    """Entry `index` (or entries, for an array) along the first axis of every leaf."""
+def take(tree: PyTree, index: Any) -> PyTree:
+    """Every leaf at `index`: a number, a slice, an array or a tuple of them."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def repeat(tree, num: int):
+def repeat(tree: PyTree, num: int) -> PyTree:
     """Every leaf `num` times along a new first axis."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *leaf.shape)), tree)
 
 
-def select(condition: Array, on_true, on_false):
+def select(condition: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     """`where` over two pytrees; `condition` has the leading axes of every leaf."""
 
     def one(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)
+        return jnp.where(
+            condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b
+        )
 
     return jax.tree.map(one, on_true, on_false)
+
+
+def without_lineage(particle: Particle) -> Particle:
+    """The particle with nothing in the place of its noise."""
+    return particle._replace(noise=())  # type: ignore[arg-type]
 
 
 def require_noise(space: NoiseSpace, searcher: str) -> None:

@@ -119,7 +119,7 @@ def plan(searcher: Searcher, problem: Problem, prompts: Prompts) -> Plan:
     stages, proposal_bytes = [], 0
     one_state = jax.eval_shape(lambda k: searcher.init(space, k), key)
     for stage in stages_of(searcher, problem):
-        proposal = jax.eval_shape(stage.ask, key, one_state)
+        proposal = jax.eval_shape(stage.ask, key, jnp.int32(0), one_state)
         candidates, steps = proposal.noise.coefs.shape[:2]
         stages.append(StagePlan(stage.rounds, candidates, steps))
         proposal_bytes = max(proposal_bytes, num_prompts * _bytes(proposal))

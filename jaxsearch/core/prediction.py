@@ -1,8 +1,8 @@
 """From what a network was trained to output to what every solver reads.
 
-With `x = alpha*x0 + sigma*eps`, any one of `x0`, `eps`, the velocity of a variance-preserving process
-and the velocity of a flow determines the others. Each function takes `x` and the network's output
-[n, *E] with `alpha` and `sigma` [n].
+With `x = alpha*x0 + sigma*eps`, any one of `x0`, `eps`, the velocity of a variance-preserving
+process and the velocity of a flow determines the others. Each function takes `x` and the network's
+output [n, *E] with `alpha` and `sigma` [n].
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def trained_steps(
     _check_steps(num_steps)
     if process.name != "variance_preserving":
         raise ValueError(f"the {process.name} process has no training steps: take another schedule")
-    num_train_steps = int(process.time(np.inf)) + 1
+    num_train_steps = int(process.time(np.asarray(np.inf))) + 1
     if num_steps > num_train_steps:
         raise ValueError(f"num_steps is {num_steps}, but the process has {num_train_steps} steps")
     if final not in ("clean", "first"):
@@ -190,7 +190,8 @@ def trained_steps(
     if offset and spacing != "leading":
         raise ValueError(f"offset is {offset}, but only spacing 'leading' has one, not {spacing!r}")
     if spacing == "leading":
-        times = np.arange(num_steps)[::-1] * (num_train_steps // num_steps) + offset
+        times = np.arange(num_steps, dtype=np.float64)[::-1] * (num_train_steps // num_steps)
+        times = times + offset
     elif spacing == "trailing":
         times = np.round(num_train_steps - np.arange(num_steps) * (num_train_steps / num_steps)) - 1
     elif spacing == "linspace":

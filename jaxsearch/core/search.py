@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -45,7 +46,9 @@ def noise_space(problem: Problem, rank: int) -> NoiseSpace:
             lambda leaf: jnp.broadcast_to(leaf, lead + leaf.shape), solver.memory(shape)
         )
         x = scale * value
-        return Particle(x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs), memory)
+        return Particle(
+            x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs), memory
+        )
 
     return NoiseSpace(shape, solver.num_steps, solver.active, rank, root)
 
@@ -59,14 +62,19 @@ def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:
     return searcher.stages(noise_space(problem, searcher.rank))
 
 
+def _with_first(stages: tuple[Stage, ...]) -> list[tuple[Stage, int]]:
+    """Each stage with the number of rounds before it."""
+    ends = itertools.accumulate(stage.rounds for stage in stages)
+    return [(stage, end - stage.rounds) for stage, end in zip(stages, ends, strict=True)]
+
+
 def _prompt_keys(key: Array, prompts: Prompts) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, prompts.ids)
 
 
-def _round_keys(keys: Array, index: Array) -> tuple[Array, Array]:
-    """Keys [P] for the ask and the tell of one round."""
-    rounds = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index + 1)
-    return tuple(jax.vmap(jax.random.fold_in, in_axes=(0, None))(rounds, i) for i in (0, 1))
+def _folded(keys: Array, number: Array | int) -> Array:
+    """Keys [P], each folded with the same number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) -> SearchState:
@@ -74,7 +82,7 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
     space = noise_space(problem, searcher.rank)
     num_prompts = prompts.ids.shape[0]
     rounds = sum(stage.rounds for stage in searcher.stages(space))
-    init_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(_prompt_keys(key, prompts), 0)
+    init_keys = _folded(_prompt_keys(key, prompts), 0)
     nothing = fresh(init_keys, searcher.rank)
     nothing = nothing._replace(coefs=jnp.zeros_like(nothing.coefs))
     lowest = jnp.full((num_prompts,), -jnp.inf)
@@ -91,45 +99,51 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
     )
 
 
-def ask(key: Array, stage: Stage, prompts: Prompts, state: SearchState) -> Proposal:
-    """The proposal [P, K] of the round that comes next."""
-    ask_keys, _ = _round_keys(_prompt_keys(key, prompts), state.round)
-    return jax.vmap(stage.ask)(ask_keys, state.searcher)
+def ask(prompt_keys: Array, stage: Stage, first: Array | int, state: SearchState) -> Proposal:
+    """The proposal [P, K] of the round that comes next in a stage whose first round is `first`."""
+    keys = _folded(prompt_keys, 2 * state.round + 1)
+    return jax.vmap(stage.ask, in_axes=(0, None, 0))(keys, state.round - first, state.searcher)
 
 
 def tell(
-    key: Array,
+    prompt_keys: Array,
     stage: Stage,
-    prompts: Prompts,
+    first: Array | int,
     state: SearchState,
     proposal: Proposal,
     evaluation: Evaluation,
     spent: Cost,
 ) -> SearchState:
     """The state after a round whose proposal got this evaluation at this cost [P]."""
-    _, tell_keys = _round_keys(_prompt_keys(key, prompts), state.round)
-    searcher_state = jax.vmap(stage.tell)(tell_keys, state.searcher, proposal, evaluation)
+    keys = _folded(prompt_keys, 2 * state.round + 2)
+    searcher_state = jax.vmap(stage.tell, in_axes=(0, None, 0, 0, 0))(
+        keys, state.round - first, state.searcher, proposal, evaluation
+    )
+    best = Evaluation(state.best, state.score, state.scores)
+    if stage.finishes:
+        best = _better(best, evaluation)
+    cost = jax.tree.map(jnp.add, state.cost, spent)
+    entry = Trace(best.score, jnp.max(evaluation.score, axis=1), cost)
+    trace = jax.tree.map(lambda rows, row: rows.at[state.round].set(row), state.trace, entry)
+    return SearchState(searcher_state, *best, cost, trace, state.round + 1)
+
+
+def _better(best: Evaluation, evaluation: Evaluation) -> Evaluation:
+    """The best finished sample of each prompt [P], after an evaluation [P, K]."""
     num_steps = evaluation.child.noise.coefs.shape[-2] - 1
     finished = evaluation.child.step == num_steps
     # A finished sample that scored -inf still goes before one that is not finished.
-    rank = jnp.where(
-        finished, jnp.maximum(evaluation.score, jnp.finfo(jnp.float32).min), -jnp.inf
-    )
+    rank = jnp.where(finished, jnp.maximum(evaluation.score, jnp.finfo(jnp.float32).min), -jnp.inf)
     index = jnp.argmax(rank, axis=1)
     top = jax.tree.map(lambda leaf: jax.vmap(lambda row, i: row[i])(leaf, index), evaluation)
-    better = (top.child.step == num_steps) & (
-        (top.score > state.score) | (state.best.step < num_steps)
-    )
-    best, score, scores = select(better, top, Evaluation(state.best, state.score, state.scores))
-    cost = jax.tree.map(jnp.add, state.cost, spent)
-    entry = Trace(score, jnp.max(evaluation.score, axis=1), cost)
-    trace = jax.tree.map(lambda rows, row: rows.at[state.round].set(row), state.trace, entry)
-    return SearchState(searcher_state, best, score, scores, cost, trace, state.round + 1)
+    beats = (top.score > best.score) | (best.child.step < num_steps)
+    return select((top.child.step == num_steps) & beats, top, best)
 
 
 def _rounds(
     key: Array,
     stage: Stage,
+    first: int,
     problem: Problem,
     prompts: Prompts,
     state: SearchState,
@@ -137,11 +151,16 @@ def _rounds(
     microbatch: int | None,
     mesh: Mesh | None,
 ) -> SearchState:
-    def one_round(_: Array, state: SearchState) -> SearchState:
-        proposal = ask(key, stage, prompts, state)
-        evaluation, spent = evaluate(problem, proposal, prompts, microbatch=microbatch, mesh=mesh)
-        return tell(key, stage, prompts, state, proposal, evaluation, spent)
+    prompt_keys = _prompt_keys(key, prompts)
 
+    def one_round(_: Array, state: SearchState) -> SearchState:
+        proposal = ask(prompt_keys, stage, first, state)
+        evaluation, spent = evaluate(problem, proposal, prompts, microbatch=microbatch, mesh=mesh)
+        return tell(prompt_keys, stage, first, state, proposal, evaluation, spent)
+
+    # A length the compiler cannot see: it would unroll a loop of one round and round its sums
+    # otherwise than the chunks of `search_in_chunks`, which must give the same bits.
+    num_rounds = jax.lax.optimization_barrier(jnp.int32(num_rounds))
     return jax.lax.fori_loop(0, num_rounds, one_round, state)
 
 
@@ -177,8 +196,8 @@ def search(
         ValueError: if the searcher cannot work with the solver, or a verifier lacks its context.
     """
     state = start(key, searcher, problem, prompts)
-    for stage in stages_of(searcher, problem):
-        state = _rounds(key, stage, problem, prompts, state, stage.rounds, microbatch, mesh)
+    for stage, first in _with_first(stages_of(searcher, problem)):
+        state = _rounds(key, stage, first, problem, prompts, state, stage.rounds, microbatch, mesh)
     return result_of(state)
 
 
@@ -198,8 +217,8 @@ def _advance(
     microbatch: int | None,
     mesh: Mesh | None,
 ) -> SearchState:
-    stage = stages_of(searcher, problem)[stage_index]
-    return _rounds(key, stage, problem, prompts, state, num_rounds, microbatch, mesh)
+    stage, first = _with_first(stages_of(searcher, problem))[stage_index]
+    return _rounds(key, stage, first, problem, prompts, state, num_rounds, microbatch, mesh)
 
 
 def search_in_chunks(
@@ -255,8 +274,8 @@ def _propose(
     mesh: Mesh | None,
 ):
     """A round up to the point where images wait for their scores."""
-    stage = stages_of(searcher, problem)[stage_index]
-    proposal = ask(key, stage, prompts, state)
+    stage, first = _with_first(stages_of(searcher, problem))[stage_index]
+    proposal = ask(_prompt_keys(key, prompts), stage, first, state)
     return proposal, expand(
         problem,
         proposal,
@@ -268,11 +287,13 @@ def _propose(
 
 
 @functools.partial(jax.jit, static_argnames=("searcher", "stage_index"))
-def _conclude(key, problem, prompts, state, proposal, child, scores, spent, *, searcher, stage_index):
+def _conclude(
+    key, problem, prompts, state, proposal, child, scores, spent, *, searcher, stage_index
+):
     """The rest of the round, once the scores [P, K] are there."""
-    stage = stages_of(searcher, problem)[stage_index]
+    stage, first = _with_first(stages_of(searcher, problem))[stage_index]
     evaluation = aggregate(problem, child, scores)
-    return tell(key, stage, prompts, state, proposal, evaluation, spent)
+    return tell(_prompt_keys(key, prompts), stage, first, state, proposal, evaluation, spent)
 
 
 def search_on_host(
@@ -317,8 +338,8 @@ def search_on_host(
             num_candidates = images.shape[1]
             if scores.shape[:2] != (num_prompts, num_candidates) or scores.ndim > 3:
                 raise ValueError(
-                    f"score returned the shape {scores.shape} for images {images.shape}: return one "
-                    f"number per image, {(num_prompts, num_candidates)}"
+                    f"score returned the shape {scores.shape} for images {images.shape}: "
+                    f"return one number per image, {(num_prompts, num_candidates)}"
                 )
             scores = scores.reshape((num_prompts, num_candidates, -1))
             if state.scores.shape[1] != scores.shape[2]:  # the first round tells how many verifiers
@@ -358,9 +379,9 @@ def replay(
 
 def plain_noise(key: Array, problem: Problem, prompts: Prompts) -> Noise:
     """The recipes [P, T + 1, 1] of plain samples: candidate 0 of every searcher under this key."""
-    init_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(_prompt_keys(key, prompts), 0)
-    num_steps = problem.solver.num_steps
-    return jax.vmap(lambda k: fresh_trajectory(k, 0, num_steps, 1))(init_keys)
+    space = noise_space(problem, 1)
+    candidates = _folded(_folded(_prompt_keys(key, prompts), 0), 0)
+    return jax.vmap(lambda candidate: fresh_trajectory(space, candidate))(candidates)
 
 
 def sample(

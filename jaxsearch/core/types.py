@@ -4,8 +4,8 @@ Letters in shapes: `P` prompts, `K` candidates per prompt, `N = P*K` particles, 
 microbatch, `T` solver steps, `S` steps per round, `R` rounds, `M` Gaussians per noise recipe, `*E`
 the shape of one latent, `V` verifiers, `h, w, c` an image. A higher score is better.
 
-Models are callable pytrees: `params` are leaves (so weights are arguments of a jitted program, never
-constants inside it), `apply` and the other fields are static.
+Models are callable pytrees: `params` are leaves (so weights are arguments of a jitted program,
+never constants inside it), `apply` and the other fields are static.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Objective:
     Attributes:
         decoder: latents to images.
         verifiers: one or more guides.
-        aggregate: `[K, V] -> [K]` over all candidates of one prompt, so that ensembles by rank work.
+        aggregate: `[K, V] -> [K]` over the candidates of one prompt, so that ranks can be used.
     """
 
     decoder: Decoder
@@ -248,7 +248,7 @@ class Prompts(NamedTuple):
 
     ids: Array  # [P] int32, folded into the key
     cond: PyTree = None  # [P, ...] what the denoiser is conditioned on
-    context: dict[str, Array] = {}  # [P, ...] what the verifiers judge against
+    context: dict[str, Array] = {}  # noqa: RUF012  [P, ...] what the verifiers judge against
 
 
 # ------------------------------------------------------------------------------------------- noise
@@ -289,7 +289,7 @@ class NoiseSpace(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """What a searcher wants to be tried: `K` partial samples and the noise of their next `S` steps."""
+    """What a searcher wants tried: `K` partial samples and the noise of their next `S` steps."""
 
     parent: Particle  # [K, ...]
     noise: Noise  # [K, S, M]
@@ -314,11 +314,22 @@ class Cost(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Rounds of one shape: a scan over `ask -> evaluate -> tell`."""
+    """Rounds of one shape: a loop over `ask -> evaluate -> tell`.
+
+    `round` counts the rounds of the stage from 0 and is the same for all prompts, so what hangs on
+    it alone (which solver step is searched, say) is no batched state.
+
+    Attributes:
+        rounds: how many.
+        ask: `(key, round, state) -> proposal`. The key is consumed.
+        tell: `(key, round, state, proposal, evaluation) -> state`. The key is consumed.
+        finishes: whether its children may be finished samples. If not, none is looked for.
+    """
 
     rounds: int
-    ask: Callable[[Array, PyTree], Proposal]  # (key, state) -> proposal; the key is consumed
-    tell: Callable[[Array, PyTree, Proposal, Evaluation], PyTree]  # (key, state, ...) -> state
+    ask: Callable[[Array, Array, PyTree], Proposal]
+    tell: Callable[[Array, Array, PyTree, Proposal, Evaluation], PyTree]
+    finishes: bool = True
 
 
 class Searcher(NamedTuple):

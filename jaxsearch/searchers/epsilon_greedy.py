@@ -1,4 +1,4 @@
-"""Epsilon-greedy noise trajectory search: at every solver step, the best injected noise is sought."""
+"""Epsilon-greedy noise trajectory search: at every solver step, seek the best injected noise."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from jaxsearch.core.checks import check_range
 from jaxsearch.core.noise import (
     add_term,
     draw,
+    fold_in_each,
     fresh,
     fresh_trajectory,
+    noise_key,
     repeat,
     require_noise,
     select,
     take,
-    trajectory_key,
+    without_lineage,
 )
 from jaxsearch.core.types import (
     Array,
@@ -38,13 +40,11 @@ from jaxsearch.core.types import (
 class State(NamedTuple):
     """One prompt's partial sample and the search for its next noise."""
 
-    key: Array  # [] the prompt's init key
-    parent: Particle  # [...] all steps before the current one are decided
-    pivot: Noise  # [M]
+    keys: Array  # [N + 1] of the candidates; the last draws the pivots that steps begin with
+    parent: Particle  # [...] before the current step; its lineage holds the current pivot too
     value: Array  # [*E] the pivot, drawn
-    child: Particle  # [...] where the pivot leads
+    child: Particle  # [...] where the pivot leads, without lineage
     score: Array  # [] of the child
-    iteration: Array  # [] int32, of the current step
 
 
 def epsilon_greedy(
@@ -59,13 +59,13 @@ def epsilon_greedy(
     """Searches the noise of one solver step after another, mixing global draws and local moves.
 
     At each step a pivot is drawn; in each iteration every candidate is, by its own coin, a fresh
-    Gaussian (probability `epsilon`) or the pivot moved by `s * radius * sqrt(d)` in a uniformly random
-    direction, `s ~ U(0, 1)`; the best candidate becomes the pivot. After the last iteration the step
-    is taken with the pivot, whose result is known already and costs nothing more.
+    Gaussian (probability `epsilon`) or the pivot moved by `s * radius * sqrt(d)` in a uniformly
+    random direction, `s ~ U(0, 1)`; the best candidate becomes the pivot. After the last iteration
+    the step is taken with the pivot, whose result is known already and costs nothing more.
 
     Ramesh & Mardani 2025, algorithm 1, with the arithmetic of their code (their text has the radius
-    `sqrt(2)` times larger). `epsilon = 0` is their zero-order search, `epsilon = 1` random draws per
-    step. Steps at which the solver injects no noise are passed by one particle.
+    `sqrt(2)` times larger). `epsilon = 0` is their zero-order search, `epsilon = 1` random draws
+    per step. Steps at which the solver injects no noise are passed by one particle.
 
     Args:
         candidates: N, candidates per iteration, at least 1.
@@ -85,8 +85,8 @@ def epsilon_greedy(
     most = iterations if isinstance(iterations, int) else max(iterations, default=0)
     if candidates < 1 or most < 1 or (per_step and min(per_step) < 0):
         raise ValueError(
-            f"candidates is {candidates} and iterations {iterations}: epsilon_greedy needs at least 1 "
-            "of each (0 iterations only for some of the steps)"
+            f"candidates is {candidates} and iterations {iterations}: epsilon_greedy needs at "
+            "least 1 of each (0 iterations only for some of the steps)"
         )
     check_range("radius", radius, 0.0, open_low=True)
     check_range("epsilon", epsilon, 0.0, 1.0)
@@ -95,7 +95,8 @@ def epsilon_greedy(
         """[T] iterations of each step."""
         if per_step is not None and len(per_step) != space.num_steps:
             raise ValueError(
-                f"iterations has {len(per_step)} numbers, but the solver takes {space.num_steps} steps"
+                f"iterations has {len(per_step)} numbers, but the solver takes {space.num_steps} "
+                "steps: give one number per step"
             )
         if not search_inactive:
             require_noise(space, "epsilon_greedy")
@@ -106,98 +107,90 @@ def epsilon_greedy(
         )
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
-        noise = take(fresh_trajectory(key, 0, space.num_steps, space.rank), 0)
-        root = space.root(noise)
-        return State(key, root, noise, root.x, root, jnp.float32(-jnp.inf), jnp.int32(0))
+        keys = fold_in_each(key, jnp.arange(candidates + 1))
+        root = space.root(take(fresh_trajectory(space, keys[0]), 0))
+        return State(keys, root, root.x, without_lineage(root), jnp.float32(-jnp.inf))
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
         plan = schedule(space)
         runs = [(bool(k), len(list(run))) for k, run in itertools.groupby(plan, key=bool)]
         ends = list(itertools.accumulate(length for _, length in runs))
         return tuple(
-            _searched(space, plan, sum(plan[end - length : end]))
-            if searched
-            else _passed(space, end - length, end)
+            (searched_stage if searched else passed_stage)(space, plan, end - length, end)
             for (searched, length), end in zip(runs, ends, strict=True)
         )
 
-    def _searched(space: NoiseSpace, plan: tuple[int, ...], rounds: int) -> Stage:
+    def searched_stage(space: NoiseSpace, plan: tuple[int, ...], begin: int, end: int) -> Stage:
         size = math.prod(space.shape)
-        lasts = jnp.asarray(np.asarray(plan) - 1, jnp.int32)
+        # Which step a round searches, which of its iterations it is, and whether it is the last.
+        table = [(i, k, k == plan[i] - 1) for i in range(begin, end) for k in range(plan[i])]
+        steps, counts, lasts = (
+            jnp.asarray(np.asarray(column)) for column in zip(*table, strict=True)
+        )
 
-        def fresh_key(state: State, candidate: Array | int) -> Array:
-            row = state.parent.step + 1
-            return trajectory_key(state.key, candidate, row, state.iteration)
+        def ask_fn(key: Array, round: Array, state: State) -> Proposal:
+            row, count = steps[round] + 1, counts[round]
+            keys = jax.vmap(lambda k: noise_key(space, k, row, count))(state.keys)
+            gaussians = draw(keys, space.shape)
+            # The pivot that a step begins with is drawn, and never tried itself.
+            drawn = (fresh(keys[-1], space.rank), gaussians[-1])
+            pivot, value = select(count == 0, drawn, (take(state.parent.noise, row), state.value))
 
-        def pivot_of(state: State) -> tuple[Noise, Array]:
-            # Number N is no candidate's: the pivot a step begins with is never tried itself.
-            key = fresh_key(state, candidates)
-            begins = state.iteration == 0
-            drawn = (fresh(key, space.rank), draw(key, space.shape))
-            return select(begins, drawn, (state.pivot, state.value))
-
-        def ask_fn(key: Array, state: State) -> Proposal:
-            pivot, value = pivot_of(state)
-
-            def candidate(index: Array) -> tuple[Noise, Array]:
-                coin_key, length_key = jax.random.split(jax.random.fold_in(key, index))
-                noise_key = fresh_key(state, index)
-                gaussian = draw(noise_key, space.shape)
-                length = jax.random.uniform(length_key) * radius * math.sqrt(size)
+            def candidate(noise_key: Array, gaussian: Array, coins: Array) -> tuple[Noise, Array]:
+                length = coins[0] * radius * math.sqrt(size)
                 coef = length / jnp.linalg.norm(gaussian.ravel())
-                moved = add_term(pivot, state.iteration + 1, noise_key, coef)
-                explores = jax.random.uniform(coin_key) < epsilon
+                moved = add_term(pivot, count + 1, noise_key, coef)
                 return select(
-                    explores,
+                    coins[1] < epsilon,
                     (fresh(noise_key, space.rank), gaussian),
                     (moved, value + coef * gaussian),
                 )
 
-            noise, values = jax.vmap(candidate)(jnp.arange(candidates))
+            coins = jax.random.uniform(key, (candidates, 2))
+            noise, values = jax.vmap(candidate)(keys[:-1], gaussians[:-1], coins)
             one_step = jax.tree.map(lambda leaf: leaf[:, None], (noise, values))
             return Proposal(repeat(state.parent, candidates), *one_step)
 
-        def tell_fn(key: Array, state: State, proposal: Proposal, evaluation: Evaluation) -> State:
+        def tell_fn(
+            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
+        ) -> State:
             del key
+            row = steps[round] + 1
             best = jnp.argmax(evaluation.score)
             score = evaluation.score[best]
             winner = (
                 take(proposal.noise, (best, 0)),
-                proposal.value[best, 0],
-                take(evaluation.child, best),
+                jnp.asarray(proposal.value)[best, 0],
+                take(without_lineage(evaluation.child), best),
                 score,
             )
-            old = (state.pivot, state.value, state.child, state.score)
-            stays = elitist & (score <= state.score) & (state.iteration > 0)
-            pivot, value, child, score = select(stays, old, winner)
-            last = state.iteration == lasts[state.parent.step]
-            return State(
-                state.key,
-                select(last, child, state.parent),
-                pivot,
-                value,
-                child,
-                score,
-                jnp.where(last, 0, state.iteration + 1),
+            kept = (take(state.parent.noise, row), state.value, state.child, state.score)
+            stays = elitist & (score <= state.score) & (counts[round] > 0)
+            pivot, value, child, score = select(stays, kept, winner)
+            # The pivot is written into the lineage every round; the last one of a step stays there.
+            lineage = jax.tree.map(
+                lambda rows, new: rows.at[row].set(new), state.parent.noise, pivot
             )
+            parent = select(lasts[round], child, without_lineage(state.parent))
+            parent = parent._replace(noise=lineage)
+            return State(state.keys, parent, value, child, score)
 
-        return Stage(rounds, ask_fn, tell_fn)
+        return Stage(len(table), ask_fn, tell_fn, finishes=end == space.num_steps)
 
-    def _passed(space: NoiseSpace, begin: int, end: int) -> Stage:
-        injects = jnp.asarray(space.active[begin:end], jnp.float32)
+    def passed_stage(space: NoiseSpace, plan: tuple[int, ...], begin: int, end: int) -> Stage:
+        del plan
 
-        def ask_fn(key: Array, state: State) -> Proposal:
-            del key
-            rows = fresh_trajectory(state.key, 0, space.num_steps, space.rank)
-            rows = take(rows, slice(begin + 1, end + 1))
-            # A coefficient of 0 saves drawing a noise that has no effect.
-            rows = rows._replace(coefs=rows.coefs * injects[:, None])
+        def ask_fn(key: Array, round: Array, state: State) -> Proposal:
+            del key, round
+            rows = take(fresh_trajectory(space, state.keys[0]), slice(begin + 1, end + 1))
             return Proposal(repeat(state.parent, 1), repeat(rows, 1))
 
-        def tell_fn(key: Array, state: State, proposal: Proposal, evaluation: Evaluation) -> State:
-            del key, proposal
+        def tell_fn(
+            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
+        ) -> State:
+            del key, round, proposal
             return state._replace(parent=take(evaluation.child, 0))
 
-        return Stage(1, ask_fn, tell_fn)
+        return Stage(1, ask_fn, tell_fn, finishes=end == space.num_steps)
 
     return Searcher("epsilon_greedy", init_fn, stages_fn, rank=most + 1)

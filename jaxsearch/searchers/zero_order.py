@@ -28,7 +28,6 @@ class State(NamedTuple):
     pivot: Noise  # [M]
     value: Array  # [*E] the pivot, drawn
     score: Array  # [] -inf while it is not known
-    moves: Array  # [] int32, terms the pivot may have beyond its first
 
 
 def zero_order(
@@ -41,9 +40,9 @@ def zero_order(
 ) -> Searcher:
     """Climbs from one initial noise to the best of its random neighbours, again and again.
 
-    Zero-order search of Ma et al. 2025 (section 3.2, "ZO-N"), on finished samples. The noise injected
-    at later steps, where the solver injects any, is held fixed. The best sample ever seen is
-    returned, whichever pivot came last.
+    Zero-order search of Ma et al. 2025 (section 3.2, "ZO-N"), on finished samples. The noise
+    injected at later steps, where the solver injects any, is held fixed. The best sample ever seen
+    is returned, whichever pivot came last.
 
     Args:
         neighbours: N, neighbours per iteration, at least 1.
@@ -53,15 +52,16 @@ def zero_order(
             distance `step * sqrt(d)` from the pivot in a uniformly random direction, as in their
             text; `sqrt(d)` is the norm of a typical noise of `d` numbers.
         step: the cosine, in (0, 1), larger is nearer; or the distance, above 0, larger is farther.
-        elitist: whether the pivot is scored first and stays until a neighbour beats it. Otherwise the
-            best neighbour replaces it even when it is worse, as in the paper.
+        elitist: whether the pivot is scored first and stays until a neighbour beats it. Otherwise
+            the best neighbour replaces it even when it is worse, as in the paper.
 
     Raises:
         ValueError: if a setting is out of its range.
     """
     if neighbours < 1 or iterations < 1:
         raise ValueError(
-            f"neighbours is {neighbours} and iterations {iterations}: zero_order needs at least 1 of each"
+            f"neighbours is {neighbours} and iterations {iterations}: zero_order needs at least 1 "
+            "of each"
         )
     if geometry not in ("cosine", "distance"):
         raise ValueError(f"unknown geometry {geometry!r}: take 'cosine' or 'distance'")
@@ -69,46 +69,48 @@ def zero_order(
     check_range(f"step ({geometry})", step, 0.0, farthest, open_low=True, open_high=True)
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
-        rows = fresh_trajectory(key, 0, space.num_steps, space.rank)
+        rows = fresh_trajectory(space, jax.random.fold_in(key, 0))
         pivot = take(rows, 0)
         steps = take(rows, slice(1, None))
-        return State(steps, pivot, realise(pivot, space.shape), -jnp.inf, jnp.int32(0))
+        return State(steps, pivot, realise(pivot, space.shape), jnp.float32(-jnp.inf))
 
-    def neighbour(space: NoiseSpace, state: State, key: Array) -> tuple[Noise, Array]:
-        direction = draw(key, space.shape)
+    def neighbour(state: State, round: Array, key: Array) -> tuple[Noise, Array]:
+        direction = draw(key, state.value.shape)
         keep, coef = _move(geometry, step, state.value, direction)
         scaled = Noise(state.pivot.keys, state.pivot.coefs * keep)
-        return add_term(scaled, state.moves + 1, key, coef), keep * state.value + coef * direction
+        return add_term(scaled, round + 1, key, coef), keep * state.value + coef * direction
 
     def propose(space: NoiseSpace, state: State, noise: Noise, value: Array) -> Proposal:
         return Proposal(space.root(noise, value), repeat(state.steps, value.shape[0]))
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
-        def ask_pivot(key: Array, state: State) -> Proposal:
-            del key
+        def ask_pivot(key: Array, round: Array, state: State) -> Proposal:
+            del key, round
             return propose(space, state, *repeat((state.pivot, state.value), 1))
 
         def tell_pivot(
-            key: Array, state: State, proposal: Proposal, evaluation: Evaluation
+            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
-            del key, proposal
+            del key, round, proposal
             return state._replace(score=evaluation.score[0])
 
-        def ask_fn(key: Array, state: State) -> Proposal:
+        def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             keys = jax.random.split(key, neighbours)
-            moved = jax.vmap(lambda k: neighbour(space, state, k))(keys)
+            moved = jax.vmap(lambda k: neighbour(state, round, k))(keys)
             return propose(space, state, *moved)
 
-        def tell_fn(key: Array, state: State, proposal: Proposal, evaluation: Evaluation) -> State:
+        def tell_fn(
+            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
+        ) -> State:
             del key
             best = jnp.argmax(evaluation.score)
             score = evaluation.score[best]
             # The winner's own term names the key of its move: made again, it is not stored K times.
-            move_key = proposal.parent.noise.keys[best, 0, state.moves + 1]
-            winner = (*neighbour(space, state, move_key), score)
+            move_key = proposal.parent.noise.keys[best, 0, round + 1]
+            winner = (*neighbour(state, round, move_key), score)
             stays = elitist & (score <= state.score)
-            pivot, value, score = select(stays, (state.pivot, state.value, state.score), winner)
-            return State(state.steps, pivot, value, score, state.moves + 1)
+            kept = select(stays, (state.pivot, state.value, state.score), winner)
+            return State(state.steps, *kept)
 
         climb = Stage(iterations, ask_fn, tell_fn)
         return (Stage(1, ask_pivot, tell_pivot), climb) if elitist else (climb,)
@@ -117,7 +119,7 @@ def zero_order(
 
 
 def _move(geometry: str, step: float, pivot: Array, direction: Array) -> tuple[Array, Array]:
-    """The neighbour `keep * pivot + coef * direction` of a pivot [*E] along a Gaussian direction [*E].
+    """The neighbour `keep * pivot + coef * direction` of a pivot along a Gaussian, both [*E].
 
     On the sphere, `y = |n| (step*u + sqrt(1 - step^2)*w)` with `u = n/|n|` and `w` the unit vector
     along the part of the direction that is orthogonal to `n`; both parts are linear in `n` and the

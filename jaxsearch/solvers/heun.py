@@ -72,13 +72,13 @@ def heun(
     second_times = np.where(after > 0, schedule.times[1:], times)
     time_now, time_after = (jnp.asarray(t, jnp.float32) for t in (times, second_times))
     scale_in, scale_out = 1.0 / schedule.alpha[:-1], schedule.alpha[1:]
-    tables = np.stack([scale_in, alpha_raised, injected, after - raised, scale_out])
-    tables = jnp.asarray(tables, jnp.float32)
+    columns = [scale_in, alpha_raised, injected, after - raised, scale_out]
+    tables = jnp.asarray(np.stack(columns), jnp.float32)
     corrected = jnp.asarray(after > 0)
 
     def step(denoise, x: Array, index: Array, noise: Array, memory: PyTree) -> StepResult:
-        columns = (per_row(row, x) for row in tables[:, index])
-        unscale, alpha_raised, inject, length, alpha_after = columns
+        at_index = (per_row(row, x) for row in tables[:, index])
+        unscale, alpha_raised, inject, length, alpha_after = at_index
         raised_x = unscale * x + inject * noise
         first = denoise(alpha_raised * raised_x, time_now[index])
         euler = raised_x + length * first.eps

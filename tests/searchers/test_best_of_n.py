@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.noise import fresh_trajectory
-from jaxsearch.core.search import replay, search
+from jaxsearch.core.search import noise_space, replay, search
 from jaxsearch.core.types import Noise
 from jaxsearch.searchers import best_of_n
 from tests import cases, toys
@@ -16,12 +16,12 @@ from tests import cases, toys
 
 def candidate_scores(key, problem, prompts, num: int) -> np.ndarray:
     """Scores [P, num] of the first candidates, each made on its own from the documented key path."""
-    columns = []
+    space, columns = noise_space(problem, 1), []
     for candidate in range(num):
         rows = []
         for prompt in np.asarray(prompts.ids):
             init = jax.random.fold_in(jax.random.fold_in(key, int(prompt)), 0)
-            rows.append(fresh_trajectory(init, candidate, cases.NUM_STEPS, 1))
+            rows.append(fresh_trajectory(space, jax.random.fold_in(init, candidate)))
         noise = Noise(*(jnp.stack(leaves) for leaves in zip(*rows, strict=True)))
         images = problem.objective.decoder(replay(problem, noise, prompts).x)
         columns.append(np.asarray(toys.bright(images, {})))
@@ -30,7 +30,11 @@ def candidate_scores(key, problem, prompts, num: int) -> np.ndarray:
 
 def test_it_is_the_best_of_the_first_candidates():
     """Kills: another key path; the last instead of the best; candidates that do not nest."""
-    key, problem, prompts = jax.random.key(3), toys.problem(cases.solvers()["ddpm"]), toys.prompts(3)
+    key, problem, prompts = (
+        jax.random.key(3),
+        toys.problem(cases.solvers()["ddpm"]),
+        toys.prompts(3),
+    )
     scores = candidate_scores(key, problem, prompts, 5)
     for num in (2, 5):
         found = search(key, best_of_n(candidates=num), problem, prompts)

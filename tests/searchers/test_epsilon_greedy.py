@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsearch.core.noise import realise
+from jaxsearch.core.noise import realise, take
 from jaxsearch.core.plan import count_cost, plan
 from jaxsearch.core.process import edm, karras
 from jaxsearch.core.search import noise_space, search, stages_of
@@ -33,14 +33,14 @@ def rounds_of(searcher, num: int, scores=None):
     space, stages, _ = setup(searcher)
     state, seen = searcher.init(space, jax.random.key(1)), []
     for index in range(num):
-        proposal = stages[0].ask(jax.random.fold_in(jax.random.key(2), index), state)
+        proposal = stages[0].ask(
+            jax.random.fold_in(jax.random.key(2), index), jnp.int32(index), state
+        )
         count = proposal.parent.x.shape[0]
         score = jnp.arange(count, dtype=jnp.float32) if scores is None else scores[index]
-        child = proposal.parent._replace(
-            x=proposal.value[:, 0], step=proposal.parent.step + 1
-        )
+        child = proposal.parent._replace(x=proposal.value[:, 0], step=proposal.parent.step + 1)
         evaluation = Evaluation(child, score, score[:, None])
-        after = stages[0].tell(jax.random.key(3), state, proposal, evaluation)
+        after = stages[0].tell(jax.random.key(3), jnp.int32(index), state, proposal, evaluation)
         seen.append((state, proposal, after))
         state = after
     return space, seen
@@ -52,7 +52,7 @@ def test_local_moves_have_uniform_length_up_to_the_radius():
     one = epsilon_greedy(candidates=400, iterations=2, epsilon=0.0, radius=radius)
     _, seen = rounds_of(one, 2)
     pivot, proposal = seen[0][2].value, seen[1][1]
-    moves = np.asarray(proposal.value[:, 0] - pivot).reshape(400, -1)
+    moves = np.asarray(proposal.value[:, 0] - pivot[None]).reshape(400, -1)
     lengths = np.linalg.norm(moves, axis=1) / (radius * np.sqrt(np.prod(SHAPE)))
     assert 0.0 <= lengths.min() < 0.02
     assert 0.98 < lengths.max() <= 1.0 + 1e-5
@@ -77,10 +77,11 @@ def test_carried_values_are_their_recipes():
     """Kills: a term in a wrong slot; a pivot's value and recipe that part ways."""
     one = epsilon_greedy(candidates=3, iterations=5, epsilon=0.3)
     space, seen = rounds_of(one, 12)
-    for _, proposal, after in seen:
+    for index, (_, proposal, after) in enumerate(seen):
         drawn = realise(proposal.noise, space.shape)
         np.testing.assert_allclose(drawn, proposal.value, atol=1e-5)
-        np.testing.assert_allclose(realise(after.pivot, space.shape), after.value, atol=1e-5)
+        pivot = take(after.parent.noise, index // 5 + 1)
+        np.testing.assert_allclose(realise(pivot, space.shape), after.value, atol=1e-5)
 
 
 def test_a_step_is_taken_after_its_last_iteration_with_the_last_winner():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.noise import realise, take
-from jaxsearch.core.search import noise_space, search, start, stages_of
+from jaxsearch.core.search import noise_space, search, stages_of, start
 from jaxsearch.core.types import Evaluation
 from jaxsearch.searchers import zero_order
 from tests import cases, toys
@@ -30,11 +30,13 @@ def climb(searcher, rounds: int, winner: int = 0):
     state = searcher.init(space, jax.random.key(1))
     pivots, proposals = [state.value], []
     for index in range(rounds):
-        proposal = stages[-1].ask(jax.random.fold_in(jax.random.key(2), index), state)
+        proposal = stages[-1].ask(
+            jax.random.fold_in(jax.random.key(2), index), jnp.int32(index), state
+        )
         num = proposal.parent.x.shape[0]
         score = (jnp.arange(num) == winner).astype(jnp.float32)
         evaluation = Evaluation(proposal.parent, score, score[:, None])
-        state = stages[-1].tell(jax.random.key(3), state, proposal, evaluation)
+        state = stages[-1].tell(jax.random.key(3), jnp.int32(index), state, proposal, evaluation)
         pivots.append(state.value)
         proposals.append(proposal)
     return space, state, pivots, proposals
@@ -53,7 +55,9 @@ def test_cosine_neighbours_keep_norm_and_angle():
         for neighbour in np.asarray(values(space, proposal)):
             norms = np.linalg.norm(pivot), np.linalg.norm(neighbour)
             np.testing.assert_allclose(norms[1], norms[0], rtol=1e-5)
-            np.testing.assert_allclose(np.vdot(pivot, neighbour) / np.prod(norms), cosine, atol=1e-5)
+            np.testing.assert_allclose(
+                np.vdot(pivot, neighbour) / np.prod(norms), cosine, atol=1e-5
+            )
 
 
 def test_distance_neighbours_lie_at_the_distance():
@@ -93,10 +97,10 @@ def test_elitist_pivot_stays_until_beaten():
         assert len(stages) == 1 + elitist
         state = one.init(space, jax.random.key(1))._replace(score=jnp.float32(0.5))
         for best, moves in ((0.4, not elitist), (0.6, True)):
-            proposal = stages[-1].ask(jax.random.key(4), state)
+            proposal = stages[-1].ask(jax.random.key(4), jnp.int32(0), state)
             score = jnp.asarray([best, 0.1, 0.2], jnp.float32)
             evaluation = Evaluation(proposal.parent, score, score[:, None])
-            after = stages[-1].tell(jax.random.key(3), state, proposal, evaluation)
+            after = stages[-1].tell(jax.random.key(3), jnp.int32(0), state, proposal, evaluation)
             assert bool(jnp.any(after.value != state.value)) == moves
 
 

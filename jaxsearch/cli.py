@@ -1,0 +1,188 @@
+"""The `jaxsearch` command."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_OVERVIEW = """usage: jaxsearch COMMAND [options]
+
+Search over the noise of diffusion and flow models, at inference time.
+
+  search    search a model's noise; leaves a run folder with pictures, scores and recipes
+  replay    make the pictures of a run again from its noise recipes, and compare them
+  plan      say what a search would cost, without running it
+  list      searchers, verifiers, models, solvers and schedules, one line each
+
+jaxsearch COMMAND --help says more. Try: jaxsearch search
+"""
+_EXAMPLES = """
+examples:
+  jaxsearch search
+  jaxsearch search --searcher best_of_n --searcher.candidates 16 --guide brightness
+  jaxsearch search --prompts 0 1 2 --seed 3 --output runs/three
+  jaxsearch search --config runs/three/config.yaml --searcher zero_order
+  jaxsearch search --resume runs/three
+"""
+# Full, over quota, read-only or forbidden: nothing that a traceback would help with.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_LISTED = ("searchers", "verifiers", "models", "solvers", "schedules")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status.
+
+    0 is success, 1 a replay that differs, 2 a request that cannot be met (one line on the standard
+    error says why), 130 an interruption.
+    """
+    from jaxsearch.runs.errors import UserError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except BrokenPipeError:  # `jaxsearch list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        return _complain(f"cannot write {error.filename or ''}: {os.strerror(error.errno)}", 2)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"jaxsearch: {message}", file=sys.stderr)
+    return status
+
+
+def _dispatch(arguments: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "search": _search,
+        "replay": _replay,
+        "plan": _plan,
+        "list": _list,
+    }
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_OVERVIEW, end="")
+        return 0
+    if arguments[0] == "--version":
+        from jaxsearch import __version__
+
+        print(f"jaxsearch {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(commands)}"
+        return _complain(f"unknown command {name!r}: {hint}", 2)
+    return commands[name](rest)
+
+
+def _search(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from jaxsearch.runs.arguments import parse
+
+    description = "Search a model's noise." + _EXAMPLES
+    request = parse(arguments, command="search", description=description)
+    execution, config = request.execution, request.config
+    _use_compilation_cache(execution.compilation_cache)
+
+    from jaxsearch.runs.report import print_summary
+    from jaxsearch.runs.run import RunInterruptedError, new_run, resume_run
+
+    console = Console(stderr=True, soft_wrap=True, markup=False)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    named = Path(execution.output or f"runs/{config.model.name}-{config.searcher.name}-{stamp}")
+    path = request.resume or named
+    carry_out = new_run if request.resume is None else resume_run
+    try:
+        summary = carry_out(config, path, execution, console)
+    except RunInterruptedError as error:
+        return _complain(str(error), 130)
+    if not execution.quiet:
+        print_summary(Console(), summary, path)
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from jaxsearch.runs.arguments import parse
+
+    description = "Say what a search would cost, without running it. Takes the options of search."
+    request = parse(arguments, command="plan", description=description)
+    _use_compilation_cache(request.execution.compilation_cache)
+
+    from jaxsearch.core.plan import plan
+    from jaxsearch.runs.build import build
+    from jaxsearch.runs.report import print_plan
+
+    built = build(request.config)
+    price = plan(built.searcher, built.problem, built.prompts)
+    print_plan(Console(), price, len(request.config.prompts))
+    return 0
+
+
+def _replay(arguments: list[str]) -> int:
+    from jaxsearch.runs.arguments import parse_replay
+
+    request = parse_replay(arguments)
+    _use_compilation_cache(request.compilation_cache)
+
+    from jaxsearch.runs.replaying import replay_run
+
+    comparison = replay_run(request.run, request.output)
+    total = comparison.identical + len(comparison.differences)
+    print(f"{comparison.identical} of {total} images identical")
+    for line in comparison.differences:
+        print(line)
+    return 1 if comparison.differences else 0
+
+
+def _list(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: jaxsearch list [{' | '.join(_LISTED)}]")
+        return 0
+    from rich.console import Console
+
+    from jaxsearch.runs.components import catalogue
+    from jaxsearch.runs.errors import unknown
+    from jaxsearch.runs.report import print_catalogue
+
+    kinds = [name if name.endswith("s") else f"{name}s" for name in arguments]
+    for kind in kinds:
+        if kind not in _LISTED:
+            raise unknown("unknown list", kind, _LISTED)
+    print_catalogue(Console(), catalogue(kinds or _LISTED))
+    return 0
+
+
+def _use_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs on disk, where the next run of the same shapes finds them."""
+    import jax
+
+    if folder is None:
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        folder = os.path.join(base, "jaxsearch", "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # An unwritable folder only costs the time to compile again.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compil")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

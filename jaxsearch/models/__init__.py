@@ -1,0 +1,1 @@
+"""Networks, what turns them into denoisers, and how their weights are read."""

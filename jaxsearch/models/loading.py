@@ -1,0 +1,146 @@
+"""One strict way between safetensors files and the parameters of `flax.nnx` modules.
+
+The key of a tensor is the path of its attribute joined with dots, as in `blocks.0.mlp.kernel`.
+Parameters are nested dictionaries of arrays, the form in which `flax.nnx.merge` takes them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from jaxsearch.core.types import Array, PyTree
+
+_NAMES_SHOWN = 5
+
+
+def functional(
+    build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__"
+) -> Callable[..., Any]:
+    """A module as a pure function of its parameters.
+
+    Args:
+        build: makes the module; it runs abstractly, no weight is drawn.
+        method: what of the module is called.
+
+    Returns:
+        `(params, *inputs) -> output`. Keep it: another call of this makes another function, for
+        which programs are compiled anew.
+    """
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+    def apply(params: PyTree, *inputs: Any) -> Any:
+        return getattr(nnx.merge(graph, params), method)(*inputs)
+
+    return apply
+
+
+def parameters(module: nnx.Module) -> PyTree:
+    """The parameters of a module: nested dictionaries of arrays, or of shapes if it is abstract."""
+    return nnx.to_pure_dict(nnx.state(module))
+
+
+def load_safetensors(
+    module: nnx.Module, path: str | os.PathLike[str], *, dtype: Any = jnp.float32
+) -> PyTree:
+    """Reads the parameters of a module from a file that must match it exactly.
+
+    Args:
+        module: says which keys and shapes there must be; abstract (`nnx.eval_shape`) or real. It is
+            not changed.
+        path: a safetensors file; tensors may be stored in any floating type.
+        dtype: what floating tensors become. Tensors of integers keep the type of the module's.
+
+    Returns:
+        Parameters for `nnx.merge`: arrays on the default device.
+
+    Raises:
+        ValueError: if the file cannot be read, if it lacks a key, has one too many, or holds a
+            tensor of another shape. The message names file and keys.
+    """
+    wanted = parameters(module)
+    expected, found = _flatten(wanted), _read(path)
+    missing = [key for key in expected if key not in found]
+    spare = [key for key in found if key not in expected]
+    shapes = [
+        f"{key} {found[key].shape} instead of {tuple(leaf.shape)}"
+        for key, leaf in expected.items()
+        if key in found and found[key].shape != tuple(leaf.shape)
+    ]
+    problems = [
+        f"{what}: {_listed(names)}"
+        for what, names in (("missing", missing), ("unknown", spare), ("mis-shaped", shapes))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{path} does not hold the weights of {type(module).__name__}; " + "; ".join(problems)
+        )
+
+    def take(key_path: tuple, leaf: Any) -> Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(found[_dotted(key_path)], dtype if floating else leaf.dtype)
+
+    # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
+    with jax.ensure_compile_time_eval():
+        return jax.tree_util.tree_map_with_path(take, wanted)
+
+
+def save_safetensors(
+    params: PyTree, path: str | os.PathLike[str], *, dtype: Any | None = None
+) -> None:
+    """Writes parameters to a file; it is either replaced as a whole or left as it was.
+
+    Args:
+        params: nested dictionaries of arrays (see `parameters`), or a module.
+        path: where to; its folder must exist.
+        dtype: what floating tensors are stored as; None keeps their type.
+    """
+    if isinstance(params, nnx.Module):
+        params = parameters(params)
+    tensors = {}
+    for key, leaf in _flatten(params).items():
+        cast = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+        tensors[key] = np.ascontiguousarray(np.asarray(leaf, dtype if cast else None))
+    path = Path(path)
+    # A name of its own in the same folder: renaming is atomic within one file system only.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"cannot read weights from {path}: {error}") from error
+
+
+def _dotted(key_path: tuple) -> str:
+    return ".".join(str(part.key) for part in key_path)
+
+
+def _flatten(params: PyTree) -> dict[str, Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {_dotted(key_path): leaf for key_path, leaf in leaves}
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")

@@ -1,0 +1,147 @@
+"""From a command line and a config file to a resolved config, by way of jsonargparse.
+
+The parts are named first, since their names decide which settings there are; then the settings are
+read by a parser made for just those parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from jaxsearch.runs.config import KINDS, Component, Config, complete, cycled, overlay, read_config
+from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.folder import existing
+from jaxsearch.runs.settings import (
+    CHOICES,
+    EXECUTION,
+    option_of,
+    options_in,
+    read_settings,
+    tables_of,
+)
+
+
+class Execution(NamedTuple):
+    """How a run is carried out; none of it changes the result."""
+
+    output: str | None = None
+    checkpoint_seconds: float = 30.0
+    compilation_cache: str | None = None
+    quiet: bool = False
+
+
+class Request(NamedTuple):
+    """What a command line asks for."""
+
+    config: Config
+    execution: Execution
+    resume: Path | None = None
+
+
+class _NameParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _split_names(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The names of parts, verifiers and prompts on a command line, and the rest of it."""
+    parser = _NameParser(add_help=False, allow_abbrev=False)
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", f"--{kind}.name", dest=kind)
+    for choice, (nargs, _) in CHOICES.items():
+        parser.add_argument(f"--{choice}", nargs=nargs)
+    parser.add_argument("--config")
+    parser.add_argument("--resume")
+    found, rest = parser.parse_known_args(list(argv))
+    return {key: value for key, value in vars(found).items() if value is not None}, rest
+
+
+def parse(argv: Sequence[str], *, command: str, description: str) -> Request:
+    """Reads the arguments of `search` and `plan`.
+
+    Raises:
+        UserError: if they make no sense.
+        SystemExit: after `--help`.
+    """
+    names, rest = _split_names(argv)
+    file, resume = names.pop("config", None), names.pop("resume", None)
+    if resume is not None:
+        return _parse_resume(Path(resume), [*names, *(["config"] if file else [])], rest, command)
+    raw = {} if file is None else read_config(Path(file))
+    chosen = {key: {"name": value} if key in KINDS else value for key, value in names.items()}
+    return _resolve(complete(overlay(raw, chosen)), rest, command, description)
+
+
+def _parse_resume(run: Path, names: list[str], rest: list[str], command: str) -> Request:
+    existing(run)
+    allowed = {option_of(key) for key in EXECUTION if key != "output"}
+    options = [f"--{name}" for name in names] + options_in(rest)
+    for option in options:
+        if option not in allowed:
+            raise UserError(
+                f"{option} cannot be combined with --resume: the run goes on with its own config"
+            )
+    return resolve_file(run / "config.yaml", rest, command=command)._replace(resume=run)
+
+
+def resolve_file(path: Path, argv: Sequence[str] = (), *, command: str = "search") -> Request:
+    """What a config file asks for, such as that of a run folder."""
+    return _resolve(complete(read_config(path)), list(argv), command, "")
+
+
+def _resolve(full: dict[str, Any], rest: list[str], command: str, description: str) -> Request:
+    found = read_settings(full, tables_of(full), rest, command, description)
+    verifiers = found.get("verifiers", {})
+
+    def component(kind: str) -> Component:
+        settings = {key: value for key, value in found[kind].items() if key != "name"}
+        return Component(full[kind]["name"], settings)
+
+    def chosen(names: list[str]) -> tuple[Component, ...]:
+        return tuple(Component(name, dict(verifiers.get(name, {}))) for name in names)
+
+    config = Config(
+        **{kind: component(kind) for kind in KINDS},
+        value=found["value"],
+        guide=chosen(full["guide"]),
+        report=chosen(full["report"]),
+        prompts=cycled(full["prompts"], found["num_prompts"]),
+        seed=found["seed"],
+        microbatch=found["microbatch"],
+    )
+    return Request(config, Execution(**{key: found[key] for key in EXECUTION}))
+
+
+# ------------------------------------------------------------------------------------------- replay
+
+
+class ReplayRequest(NamedTuple):
+    """What `jaxsearch replay` is asked for."""
+
+    run: Path
+    output: Path | None
+    compilation_cache: str | None
+
+
+def parse_replay(argv: Sequence[str]) -> ReplayRequest:
+    """Reads the arguments of `replay`.
+
+    Raises:
+        UserError: if they make no sense.
+        SystemExit: after `--help`.
+    """
+    parser = _NameParser(
+        prog="jaxsearch replay",
+        description="Make the pictures of a run again from its noise recipes alone, and compare "
+        "them with those on disk. Exit status 0: all are identical; 1: some are not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="the run folder")
+    parser.add_argument("--output", help="a folder to write the pictures to")
+    parser.add_argument("--compilation-cache", help=EXECUTION["compilation_cache"].help)
+    found = parser.parse_args(list(argv))
+    output = None if found.output is None else Path(found.output)
+    return ReplayRequest(Path(found.run), output, found.compilation_cache)

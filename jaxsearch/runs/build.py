@@ -1,0 +1,128 @@
+"""From a config to the objects that a search takes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsearch.core.evaluate import expand
+from jaxsearch.core.search import noise_space, stages_of
+from jaxsearch.core.types import (
+    Array,
+    Noise,
+    Objective,
+    Problem,
+    Prompts,
+    Proposal,
+    Searcher,
+    Solver,
+    Verifier,
+)
+from jaxsearch.core.value import VALUES
+from jaxsearch.runs import components
+from jaxsearch.runs.config import Component, Config
+from jaxsearch.runs.errors import UserError, explained
+from jaxsearch.zoo import Model
+
+
+class Built(NamedTuple):
+    """All that a run needs."""
+
+    key: Array
+    searcher: Searcher
+    problem: Problem
+    prompts: Prompts
+    verifiers: dict[str, Verifier]  # guides first, then those that only report
+    num_guides: int
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """[V] "guide" or "report"."""
+        return tuple(
+            "guide" if i < self.num_guides else "report" for i in range(len(self.verifiers))
+        )
+
+
+def build(config: Config) -> Built:
+    """The objects that a config names.
+
+    Raises:
+        UserError: if a setting is out of range, or the parts do not go together.
+    """
+    name = config.model.name
+
+    def part_of(kind: str, part: Component, *args: Any) -> Any:
+        return components.build(kind, part.name, part.settings, name, *args)
+
+    searcher: Searcher = part_of("searcher", config.searcher)
+    model: Model = part_of("model", config.model)
+    schedule = part_of("schedule", config.schedule, model.denoiser.process)
+    solver: Solver = part_of("solver", config.solver, schedule)
+    verifiers = {part.name: part_of("verifier", part) for part in config.guide + config.report}
+    with explained("prompts"):
+        prompts = model.prompts(config.prompts)
+    _check_context(verifiers, prompts, name)
+    guides = tuple(verifiers[part.name] for part in config.guide)
+    problem = Problem(
+        denoiser=model.denoiser,
+        objective=Objective(decoder=model.decoder, verifiers=guides),
+        solver=solver,
+        value=VALUES[config.value],
+    )
+    with explained(searcher.name):
+        stages_of(searcher, problem)
+    return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
+
+
+def _check_context(verifiers: dict[str, Verifier], prompts: Prompts, model: str) -> None:
+    for name, verifier in verifiers.items():
+        missing = [entry for entry in verifier.needs if entry not in prompts.context]
+        if missing:
+            raise UserError(
+                f"{name} needs the {missing[0]} of a prompt, which prompts of {model} do not have: "
+                "take another verifier"
+            )
+
+
+class Made(NamedTuple):
+    """Samples as pictures, with their scores; arrays of JAX inside a program, of NumPy outside."""
+
+    images: Any  # [P, h, w, c] float32 in [0, 1]
+    scores: Any  # [P, V] by verifier, as they come: not finite where a verifier failed
+
+
+@functools.partial(jax.jit, static_argnames="microbatch")
+def make(
+    problem: Problem,
+    verifiers: tuple[Verifier, ...],
+    noise: Noise,
+    prompts: Prompts,
+    *,
+    microbatch: int | None,
+) -> Made:
+    """Makes samples from their recipes [P, T + 1, M] alone, decodes them and asks all verifiers.
+
+    One program does it all, the same one in a run and in its replay, so that pictures are equal to
+    the last bit.
+    """
+
+    def look(latents: Array, context: dict[str, Array]) -> Made:
+        images = problem.objective.decoder(latents)
+        scores = [verifier(images, context) for verifier in verifiers]
+        return Made(images, jnp.stack(scores, axis=-1))
+
+    space = noise_space(problem, noise.coefs.shape[-1])
+    root = space.root(Noise(noise.keys[:, None, 0], noise.coefs[:, None, 0]))
+    steps = Noise(noise.keys[:, None, 1:], noise.coefs[:, None, 1:])
+    made = expand(problem, Proposal(root, steps), prompts, look, microbatch=microbatch).output
+    return jax.tree.map(lambda leaf: leaf[:, 0], made)
+
+
+def make_again(built: Built, noise: Noise, microbatch: int | None) -> Made:
+    """The samples of recipes [P, T + 1, M], with the scores of all verifiers, as NumPy arrays."""
+    verifiers = tuple(built.verifiers.values())
+    made = make(built.problem, verifiers, noise, built.prompts, microbatch=microbatch)
+    return jax.device_get(made)

@@ -1,0 +1,129 @@
+"""The parts that a run is put together from: found by name, their settings read from signatures.
+
+A factory's keyword-only arguments are its settings: their annotations are the types, their defaults
+the defaults, the `Args:` section of its docstring the help. So a new searcher, solver or verifier
+needs nothing here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import docstring_parser
+
+from jaxsearch.core.process import karras, shifted, trained_steps
+from jaxsearch.core.value import VALUES
+from jaxsearch.runs.errors import explained, unknown
+from jaxsearch.searchers import SEARCHERS
+from jaxsearch.solvers import SOLVERS
+from jaxsearch.verifiers import VERIFIERS
+from jaxsearch.zoo import MODELS, ModelEntry, entry
+
+Factory = Callable[..., Any]
+
+SCHEDULES = {"karras": karras, "shifted": shifted, "trained_steps": trained_steps}
+
+
+class Setting(NamedTuple):
+    """One setting of a factory."""
+
+    type: Any
+    default: Any
+    help: str
+
+
+def settings_of(factory: Factory) -> dict[str, Setting]:
+    """The settings of a factory by name."""
+    hints = typing.get_type_hints(factory)
+    parsed = docstring_parser.parse(factory.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
+    described = {
+        param.arg_name: " ".join((param.description or "").split()) for param in parsed.params
+    }
+    return {
+        name: Setting(hints[name], parameter.default, described.get(name, ""))
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def summary_of(factory: Factory) -> str:
+    """The first line of a factory's docstring."""
+    return (inspect.getdoc(factory) or "").split("\n")[0]
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The entry of a model.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name not in MODELS:
+        raise unknown("unknown model", name, MODELS)
+    return entry(name)
+
+
+def registry(kind: str, model: str) -> Mapping[str, Factory]:
+    """The factories of "model", "solver", "schedule", "searcher" or "verifier", by name."""
+    if kind == "model":
+        return {name: model_entry(name).load for name in MODELS}
+    if kind == "verifier":
+        return {**VERIFIERS, **model_entry(model).verifiers}
+    registries: dict[str, Any] = {
+        "solver": SOLVERS,
+        "schedule": SCHEDULES,
+        "searcher": SEARCHERS,
+    }
+    return registries[kind]
+
+
+def factory_of(kind: str, name: str, model: str) -> Factory:
+    """One factory.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if kind == "model":
+        return model_entry(name).load
+    factories = registry(kind, model)
+    if name not in factories:
+        raise unknown(f"unknown {kind}", name, factories)
+    return factories[name]
+
+
+def check_value(name: str) -> None:
+    """Refuses a value that does not exist.
+
+    Raises:
+        UserError: with the ones that do.
+    """
+    if name not in VALUES:
+        raise unknown("unknown value", name, VALUES)
+
+
+def build(kind: str, name: str, settings: Mapping[str, Any], model: str, *args: Any) -> Any:
+    """What a factory makes of its settings.
+
+    Raises:
+        UserError: if it refuses them.
+    """
+    with explained(name):
+        return factory_of(kind, name, model)(*args, **settings)
+
+
+def catalogue(kinds: Sequence[str]) -> dict[str, dict[str, str]]:
+    """One line on everything there is, by kind ("searchers", "verifiers", "models", "solvers")."""
+    found: dict[str, dict[str, str]] = {}
+    for kind in kinds:
+        if kind == "verifiers":
+            lines = {name: summary_of(factory) for name, factory in VERIFIERS.items()}
+            for model in MODELS:
+                for name, factory in model_entry(model).verifiers.items():
+                    lines[name] = f"{summary_of(factory)} (of the model {model})"
+        else:
+            singular = kind.removesuffix("s")
+            lines = {name: summary_of(make) for name, make in registry(singular, "").items()}
+        found[kind] = dict(sorted(lines.items()))
+    return found

@@ -1,0 +1,150 @@
+"""The resolved config of a run: everything that decides its result, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxsearch.runs.components import model_entry
+from jaxsearch.runs.errors import UserError, unknown
+from jaxsearch.runs.files import read_text
+
+KINDS = ("model", "solver", "schedule", "searcher")
+"""The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
+
+_LISTS = ("guide", "report", "prompts")
+_NUMBERS = ("num_prompts", "seed", "microbatch")
+_DEFAULTS: dict[str, Any] = {
+    "model": {"name": "digits"},
+    "searcher": {"name": "epsilon_greedy"},
+    "value": "solver_estimate",
+    "num_prompts": None,
+    "seed": 0,
+    "microbatch": None,
+    "verifiers": {},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A part of a run: the factory's name and all of its settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form it has in a config file."""
+        return {"name": self.name, **self.settings}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is searched, how, and for which prompts."""
+
+    model: Component
+    solver: Component
+    schedule: Component
+    searcher: Component
+    value: str
+    guide: tuple[Component, ...]
+    report: tuple[Component, ...]
+    prompts: tuple[str, ...]
+    seed: int
+    microbatch: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form it has in a config file; `jaxsearch search --config` takes it."""
+        verifiers = {part.name: part.settings for part in self.guide + self.report if part.settings}
+        return {
+            **{kind: getattr(self, kind).to_dict() for kind in KINDS},
+            "value": self.value,
+            "guide": [part.name for part in self.guide],
+            "report": [part.name for part in self.report],
+            "verifiers": verifiers,
+            "prompts": list(self.prompts),
+            "seed": self.seed,
+            "microbatch": self.microbatch,
+        }
+
+    def to_yaml(self) -> str:
+        """The text of a config file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=100)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file (YAML, so JSON too), in the form that `complete` takes.
+
+    Raises:
+        UserError: if it cannot be read, is no mapping, or has an entry that does not exist.
+    """
+    text = read_text(path, "the config file")
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" at line {line + 1}"
+        raise UserError(f"{path} is damaged{where}: it is not valid YAML") from error
+    return _normalise({} if raw is None else raw, path)
+
+
+def _normalise(raw: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{path} is no config file: it must hold entries such as 'seed: 3'")
+    result: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key in KINDS:
+            value = {"name": value} if isinstance(value, str) else value
+        elif key in _LISTS:
+            value = [str(item) for item in (value if isinstance(value, list) else [value])]
+        elif key not in (*_NUMBERS, "value", "verifiers"):
+            raise unknown(f"{path} has an unknown entry", str(key), [*_LISTS, *_DEFAULTS, *KINDS])
+        if key in (*KINDS, "verifiers") and not isinstance(value, Mapping):
+            raise UserError(f"{path}: {key} is {value!r}: write '{key}: {{...}}' with its settings")
+        if key in KINDS and not isinstance(value.get("name", ""), str):
+            raise UserError(
+                f"{path}: the name of the {key} is {value['name']!r}: it must be a text"
+            )
+        result[key] = value
+    return result
+
+
+def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two configs in one; `above` wins. Settings of a part go when `above` names another part."""
+    result = dict(below)
+    for key, value in above.items():
+        old = below.get(key)
+        if key in KINDS and old and value.get("name", old.get("name")) == old.get("name"):
+            value = {**old, **value}
+        elif key == "verifiers":
+            value = {**(old or {}), **value}
+        result[key] = value
+    if "prompts" in above and "num_prompts" not in above:
+        result["num_prompts"] = None
+    return result
+
+
+def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with every part named: what is not said comes from the model's own defaults."""
+    model = overlay(_DEFAULTS, raw)["model"]["name"]
+    entry = model_entry(str(model))
+    full = overlay(overlay(_DEFAULTS, entry.defaults), raw)
+    full["guide"] = list(dict.fromkeys(full["guide"]))
+    full["report"] = [name for name in dict.fromkeys(full["report"]) if name not in full["guide"]]
+    if not full["guide"]:
+        raise UserError("no guide: name at least one verifier to search for")
+    full["prompts"] = [part for text in full["prompts"] for part in entry.split(text)]
+    if not full["prompts"]:
+        raise UserError("no prompts: name at least one")
+    return full
+
+
+def cycled(prompts: Sequence[str], num_prompts: int | None) -> tuple[str, ...]:
+    """The prompts, from the start again and again until there are `num_prompts`."""
+    if num_prompts is None:
+        return tuple(prompts)
+    return tuple(itertools.islice(itertools.cycle(prompts), num_prompts))

@@ -1,0 +1,112 @@
+"""The run folder: where its files are, and whose it may be."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from jaxsearch.runs.errors import UserError
+
+
+class RunFolder(NamedTuple):
+    """The files of a run; `summary.json` is written last and says that all are there."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Everything that decides the result."""
+        return self.path / "config.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """The software and the device."""
+        return self.path / "versions.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The search between two rounds, while the run is under way."""
+        return self.path / "checkpoint"
+
+    @property
+    def records(self) -> Path:
+        """One line per prompt."""
+        return self.path / "records.jsonl"
+
+    @property
+    def recipes(self) -> Path:
+        """The winners' noise."""
+        return self.path / "recipes.jsonl"
+
+    @property
+    def images(self) -> Path:
+        """Single pictures."""
+        return self.path / "images"
+
+    @property
+    def sheet(self) -> Path:
+        """Plain samples beside found ones."""
+        return self.path / "samples.png"
+
+    @property
+    def curve(self) -> Path:
+        """Score against cost, as a picture; its numbers are in `curve.json`."""
+        return self.path / "curve.png"
+
+    @property
+    def summary(self) -> Path:
+        """What came of it."""
+        return self.path / "summary.json"
+
+
+def claim(path: Path) -> RunFolder:
+    """A new or empty folder for a run.
+
+    Raises:
+        UserError: if the folder holds anything or cannot be made.
+    """
+    folder = RunFolder(path)
+    if folder.summary.exists():
+        raise UserError(f"{path} holds a finished run: choose another --output")
+    if folder.config.exists():
+        raise UserError(
+            f"{path} holds an unfinished run: go on with `jaxsearch search --resume {path}`, or "
+            "choose another --output"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.iterdir())
+    except OSError as error:
+        reason = (error.strerror or "it cannot be made").lower()
+        raise UserError(f"cannot use {path} as a run folder: {reason}") from error
+    if occupied:
+        raise UserError(f"{path} is not empty: choose another --output")
+    return folder
+
+
+def existing(path: Path) -> RunFolder:
+    """The folder of a run that has begun.
+
+    Raises:
+        UserError: if it is none.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise UserError(f"{path} is no run folder: it has no config.yaml")
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run may depend on beyond its config."""
+    packages = ("jaxsearch", "jax", "jaxlib", "flax", "numpy")
+    device = jax.devices()[0]
+    return {
+        **{name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "machine": platform.platform(),
+    }

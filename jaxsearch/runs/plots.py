@@ -1,0 +1,102 @@
+"""The score-against-cost curve."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsearch.core.types import Trace
+from jaxsearch.runs.files import write_atomic
+from jaxsearch.runs.records import finite
+
+_FOUND, _ESTIMATE, _PLAIN = "#1f5fa8", "#c77700", "#6b6b6b"
+
+
+class Curve(NamedTuple):
+    """A score by cost: its median over prompts and the quarter of them below and above."""
+
+    network_passes: np.ndarray  # [R] per prompt, median over prompts
+    low: np.ndarray  # [R] first quartile
+    median: np.ndarray  # [R]
+    high: np.ndarray  # [R] third quartile
+
+
+def _curve(passes: np.ndarray, scores: np.ndarray) -> Curve:
+    """The rounds after which at least one prompt has a score; those without count as the worst."""
+    seen = np.isfinite(scores).any(axis=1)
+    passes, scores = np.median(passes[seen], axis=1), scores[seen]
+    rows = np.percentile(scores, (25, 50, 75), axis=1, method="lower")
+    return Curve(passes, *rows)
+
+
+def curves_of(trace: Trace, plain_passes: int, plain_scores: np.ndarray) -> dict[str, Curve]:
+    """The curves of a search: "best" so far, "round" (best of each round) and "plain" samples.
+
+    Before a search has finished a first sample, a round's scores are those of clean estimates.
+    """
+    passes = np.asarray(trace.cost.network_passes)
+    plain = np.where(np.isfinite(plain_scores), plain_scores, -np.inf)[None]
+    return {
+        "best": _curve(passes, np.asarray(trace.best)),
+        "round": _curve(passes, np.asarray(trace.current)),
+        "plain": _curve(np.full(plain.shape, plain_passes), plain),
+    }
+
+
+def curves_dict(curves: dict[str, Curve]) -> dict[str, Any]:
+    """The curves as JSON holds them."""
+    return {
+        name: {key: [finite(v) for v in values] for key, values in curve._asdict().items()}
+        for name, curve in curves.items()
+    }
+
+
+def plot_curves(path: Path, curves: dict[str, Curve], *, title: str, score: str) -> None:
+    """Draws score against network passes, median and interquartile range over prompts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.5), layout="constrained", dpi=140)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    best, current, plain = curves["best"], curves["round"], curves["plain"]
+    if len(plain.median):
+        axes.axhspan(plain.low[0], plain.high[0], color=_PLAIN, alpha=0.12, linewidth=0)
+        axes.axhline(plain.median[0], color=_PLAIN, linestyle="--", linewidth=1)
+        axes.plot(*_line(plain), color=_PLAIN, marker="o", linestyle="--", label="plain sample")
+    if len(current.median) > 1:
+        unfinished = len(best.median) < len(current.median)
+        label = "best of each round" + (", a clean estimate until the last" if unfinished else "")
+        axes.plot(*_line(current), color=_ESTIMATE, linewidth=1, label=label)
+        _band(axes, current, _ESTIMATE, 0.12)
+    if len(best.median):
+        marker = "o" if len(best.median) < 10 else None
+        style: dict[str, Any] = {"color": _FOUND, "linewidth": 2, "marker": marker}
+        axes.plot(*_line(best), **style, label="best finished sample so far")
+        _band(axes, best, _FOUND, 0.2)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("network passes per prompt")
+    axes.set_ylabel(score)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="best", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def _line(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    return curve.network_passes, curve.median
+
+
+def _band(axes: Any, curve: Curve, colour: str, alpha: float) -> None:
+    if len(curve.median) == 1:
+        error = [curve.median - curve.low, curve.high - curve.median]
+        axes.errorbar(*_line(curve), yerr=error, color=colour, capsize=4, linewidth=0, elinewidth=2)
+        return
+    low, high = (np.where(np.isfinite(edge), edge, np.nan) for edge in (curve.low, curve.high))
+    axes.fill_between(curve.network_passes, low, high, color=colour, alpha=alpha, linewidth=0)

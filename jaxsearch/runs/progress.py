@@ -1,0 +1,158 @@
+"""What a person sees while a search runs, and the clocks behind it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from jaxsearch.core.search import noise_space, stages_of
+from jaxsearch.core.types import Problem, Searcher, SearchState
+
+_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+
+
+class CompileClock:
+    """Adds up the seconds that JAX spends on making programs, while it is entered.
+
+    JAX says of each phase, when it ends, how long it was; phases lie within each other, and what is
+    covered twice counts once.
+    """
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []  # apart from each other, in order
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return sum(end - begin for begin, end in self._spans)
+
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        if not event.startswith("/jax/core/compile/"):
+            return
+        end = time.monotonic()
+        begin = end - duration_secs
+        while self._spans and self._spans[-1][1] > begin:
+            begin = min(begin, self._spans.pop()[0])
+        self._spans.append((begin, end))
+
+    def __enter__(self) -> CompileClock:
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+class Pace:
+    """Chooses the rounds of a chunk so that one takes about `seconds`, compiling aside."""
+
+    def __init__(self, clock: CompileClock, seconds: float = 0.5) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._rounds = 1
+        self._begun = self._compiled = 0.0
+
+    def __call__(self) -> int:
+        """The rounds of the chunk that begins now."""
+        self._begun, self._compiled = time.monotonic(), self._clock.seconds
+        return self._rounds
+
+    def done(self, rounds: int) -> float:
+        """Says that the chunk is done; returns the seconds it took without those of compiling."""
+        spent = time.monotonic() - self._begun - (self._clock.seconds - self._compiled)
+        spent = max(spent, 1e-6)
+        wanted = rounds * self._seconds / spent
+        self._rounds = max(1, min(math.floor(wanted), 4 * max(rounds, self._rounds)))
+        return spent
+
+
+def round_weights(searcher: Searcher, problem: Problem) -> np.ndarray:
+    """[R] candidates times steps of each round: how long rounds are, compared with each other."""
+    space = noise_space(problem, searcher.rank)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda k: searcher.init(space, k), key)
+    weights: list[float] = []
+    for stage in stages_of(searcher, problem):
+        candidates, steps = jax.eval_shape(stage.ask, key, jnp.int32(0), state).noise.coefs.shape[
+            :2
+        ]
+        weights += [candidates * steps] * stage.rounds
+    return np.asarray(weights, np.float64)
+
+
+class Reporter:
+    """Shows rounds done, best score, network passes per second and the time left.
+
+    Args:
+        console: where to.
+        weights: [R] how long rounds are, compared with each other.
+        begun: where the search goes on; None begins.
+        quiet: whether to show nothing.
+    """
+
+    def __init__(
+        self, console: Console, weights: np.ndarray, begun: SearchState | None, *, quiet: bool
+    ) -> None:
+        self._console, self._quiet = console, quiet
+        self._work = np.concatenate([[0.0], np.cumsum(weights)])  # done after each round
+        self._round, self._passes = (0, 0.0) if begun is None else _so_far(begun)
+        self._seconds_per_work = 0.0
+        self._live = console.is_terminal and not quiet
+        self._last_line = time.monotonic()
+        self._progress = Progress(
+            TextColumn("searching"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("", total=self._work[-1], note="compiling")
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def __call__(self, state: SearchState, seconds: float) -> None:
+        """Shows a state whose chunk took so many seconds, without those of compiling."""
+        if self._quiet:
+            return
+        done, passes = _so_far(state)
+        work = self._work[done]
+        pace = seconds / (work - self._work[self._round])
+        self._seconds_per_work += (0.3 if self._seconds_per_work else 1.0) * (
+            pace - self._seconds_per_work
+        )
+        left = int((self._work[-1] - work) * self._seconds_per_work)
+        note = (
+            f"round {done}/{len(self._work) - 1}  {_score(state)}  "
+            f"{(passes - self._passes) / seconds:,.0f} passes/s  {left // 60}:{left % 60:02d} left"
+        )
+        self._round, self._passes = done, passes
+        self._progress.update(self._task, completed=work, note=note)
+        if not self._live and time.monotonic() - self._last_line >= _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(f"searching: {note}", highlight=False)
+
+
+def _so_far(state: SearchState) -> tuple[int, float]:
+    return int(state.round), float(np.sum(np.asarray(state.cost.network_passes)))
+
+
+def _score(state: SearchState) -> str:
+    best = np.asarray(state.score)
+    if np.isfinite(best).all():
+        return f"best {best.mean():.3f}"
+    current = np.asarray(state.trace.current[int(state.round) - 1])
+    current = current[np.isfinite(current)]
+    return f"best estimate {current.mean():.3f}" if len(current) else "no score yet"

@@ -1,0 +1,131 @@
+"""What a person reads on the terminal: the summary of a run, a plan, lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jaxsearch.core.plan import Plan
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(entry: Mapping[str, float | None]) -> str:
+    if entry["low"] is None or entry["high"] is None:
+        return _number(entry["mean"])
+    half = (entry["high"] - entry["low"]) / 2
+    return f"{_number(entry['mean'])} ± {_number(half)}"
+
+
+def print_summary(console: Console, summary: Mapping[str, Any], path: Path) -> None:
+    """The scores, the cost and where everything is."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for column in ("verifier", "role"):
+        table.add_column(column)
+    for column in ("plain", "found", "gain (95 % interval)"):
+        table.add_column(column, justify="right")
+    for name, entry in summary["scores"].items():
+        gain = entry["gain"]
+        style = ""
+        if gain["low"] is not None and gain["low"] > 0:
+            style = "green"
+        elif gain["high"] is not None and gain["high"] < 0:
+            style = "red"
+        table.add_row(
+            name,
+            entry["role"],
+            _number(entry["plain"]["mean"]),
+            _number(entry["found"]["mean"]),
+            Text(_interval(gain), style),
+        )
+    console.print(table)
+    cost, plain = summary["cost_per_prompt"], summary["plain_cost_per_prompt"]
+    seconds = summary["seconds"]
+    lines = {
+        "prompts": f"{summary['prompts']}",
+        "network passes": f"{cost['network_passes']:,} per prompt, {plain['network_passes']:,} for "
+        f"a plain sample; {summary['cost_total']['network_passes']:,} in all",
+        "solver steps": f"{cost['solver_steps_papers_nfe']:,} per prompt (the papers' NFE)",
+        "seconds": f"{seconds['total']:.1f}, of which {seconds['compile']:.1f} compiling",
+        "pictures": f"{path / 'samples.png'}, {path / 'curve.png'}, {path / 'images'}",
+        "replay": f"jaxsearch replay {path}",
+    }
+    _print_lines(console, lines)
+
+
+def _print_lines(console: Console, lines: Mapping[str, str]) -> None:
+    width = max(map(len, lines))
+    console.print()
+    for name, text in lines.items():
+        console.print(f"{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
+    """What a search will cost."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cost")
+    table.add_column("per prompt", justify="right")
+    table.add_column(f"{num_prompts} prompts", justify="right")
+    names = {
+        "network_passes": "network passes",
+        "solver_steps": "solver steps (the papers' NFE)",
+        "decodes": "decodes",
+        "verifier_calls": "verifier calls",
+    }
+    for field, name in names.items():
+        value = int(getattr(plan.cost, field))
+        table.add_row(name, f"{value:,}", f"{value * num_prompts:,}")
+    table.add_row("floating-point operations", _si(plan.flops / num_prompts), _si(plan.flops))
+    console.print(table)
+    stages = "; ".join(
+        f"{stage.rounds} x {stage.candidates} candidates x {stage.steps} steps"
+        for stage in plan.stages
+    )
+    _print_lines(
+        console,
+        {
+            "rounds": f"{plan.rounds}: {stages}",
+            "particles": f"{plan.particles:,} at once, unless --microbatch says fewer",
+            "weights": _bytes(plan.weights_bytes),
+            "search state": f"{_bytes(plan.state_bytes)}, proposals {_bytes(plan.proposal_bytes)}",
+        },
+    )
+
+
+def _si(value: float) -> str:
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _bytes(value: int) -> str:
+    size = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.4g} {unit}"
+
+
+def print_catalogue(console: Console, catalogue: Mapping[str, Mapping[str, str]]) -> None:
+    """What there is, one line each: a table on a terminal, tab-separated lines elsewhere."""
+    for kind, lines in catalogue.items():
+        if not console.is_terminal:
+            for name, text in lines.items():
+                console.file.write(f"{kind.removesuffix('s')}\t{name}\t{text}\n")
+            continue
+        table = Table(box=None, pad_edge=False, show_header=False, title=kind, title_justify="left")
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, text in lines.items():
+            table.add_row(name, Text(text))
+        console.print(table)
+        console.print()

@@ -1,0 +1,166 @@
+"""A run: plain samples, the search with its progress and checkpoints, and what is published."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from jaxsearch.core.search import result_of, search_in_chunks, start
+from jaxsearch.core.types import SearchState
+from jaxsearch.runs.arguments import Execution
+from jaxsearch.runs.build import Built, build
+from jaxsearch.runs.checkpoint import Checkpoints
+from jaxsearch.runs.config import Config
+from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.files import owned, read_text, remove_partial, write_atomic, write_json
+from jaxsearch.runs.folder import RunFolder, claim, existing, versions
+from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
+from jaxsearch.runs.publish import write_results
+
+_LARGEST_REPLAY_DIFFERENCE = 1e-3
+
+
+class RunInterruptedError(Exception):
+    """The user stopped a run; it can go on from its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"interrupted: go on with `jaxsearch search --resume {folder}`")
+
+
+def new_run(config: Config, path: Path, execution: Execution, console: Console) -> dict[str, Any]:
+    """Carries out a run in a new folder and returns its summary.
+
+    Raises:
+        UserError: if the config makes no sense or the folder is taken; nothing is written then.
+        RunInterruptedError: on Ctrl-C.
+    """
+    built = build(config)
+    folder = claim(path)
+    with owned(path):
+        claim(path)  # whoever came first has begun by now
+        write_atomic(folder.config, config.to_yaml())
+        write_json(folder.versions, versions())
+        return _carry_out(config, built, folder, execution, console)
+
+
+def resume_run(
+    config: Config, path: Path, execution: Execution, console: Console
+) -> dict[str, Any]:
+    """Goes on with a run that was stopped, and returns its summary.
+
+    Raises:
+        UserError: if there is no such run, it is in use or its checkpoint is damaged.
+        RunInterruptedError: on Ctrl-C.
+    """
+    folder = existing(path)
+    with owned(path):
+        if folder.summary.exists():
+            console.print(f"{path} is complete: nothing is left to do", highlight=False)
+            return read_summary(folder)
+        remove_partial(path)
+        _check_versions(folder, console)
+        return _carry_out(config, build(config), folder, execution, console)
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        UserError: if the run is not finished, or the file is damaged.
+    """
+    text = read_text(folder.summary, "the summary")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder.summary} is damaged: it is not valid JSON") from error
+
+
+def _check_versions(folder: RunFolder, console: Console) -> None:
+    now = versions()
+    if not folder.versions.exists():  # stopped before it was written
+        write_json(folder.versions, now)
+        return
+    try:
+        before = json.loads(read_text(folder.versions, "the versions"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder.versions} is damaged: it is not valid JSON") from error
+    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
+    if changed:
+        console.print(
+            f"warning: this run began elsewhere ({', '.join(changed)}): results may differ from an "
+            "undisturbed run",
+            highlight=False,
+        )
+
+
+def _carry_out(
+    config: Config, built: Built, folder: RunFolder, execution: Execution, console: Console
+) -> dict[str, Any]:
+    begun = time.monotonic()
+    try:
+        with CompileClock() as clock:
+            state, searching, checkpoints = _search(
+                config, built, folder, execution, console, clock
+            )
+            summary = write_results(config, built, folder, result_of(state), searching)
+    except KeyboardInterrupt as error:
+        raise RunInterruptedError(folder.path) from error
+    total = time.monotonic() - begun
+    seconds = {"search": searching, "compile": clock.seconds, "total": total}
+    summary["seconds"] = {key: round(value, 3) for key, value in seconds.items()}
+    summary["rounds"] = int(state.round)
+    difference = summary["replay_difference"]
+    if difference is None or difference > _LARGEST_REPLAY_DIFFERENCE:
+        console.print(
+            "warning: made again from their recipes, samples score differently from what the "
+            f"search saw, by up to {difference}: see replay_difference in {folder.records}",
+            highlight=False,
+        )
+    write_json(folder.summary, {"complete": True, **summary})
+    checkpoints.remove()
+    return summary
+
+
+def _search(
+    config: Config,
+    built: Built,
+    folder: RunFolder,
+    execution: Execution,
+    console: Console,
+    clock: CompileClock,
+) -> tuple[SearchState, float, Checkpoints]:
+    """The last state, the seconds spent on the search and the checkpoints, still there."""
+    key, searcher, problem, prompts = built.key, built.searcher, built.problem, built.prompts
+    shapes = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
+    checkpoints = Checkpoints(folder.checkpoint, shapes, key, execution.checkpoint_seconds)
+    restored = checkpoints.restore()
+    state, seconds = restored if restored is not None else (None, 0.0)
+    if state is not None:
+        console.print(f"going on after round {int(state.round)}", highlight=False)
+    pace, done = Pace(clock), 0 if state is None else int(state.round)
+    begun = time.monotonic() - seconds
+    chunks = search_in_chunks(
+        key, searcher, problem, prompts,
+        rounds_per_chunk=pace, state=state, microbatch=config.microbatch,
+    )  # fmt: skip
+    weights = round_weights(searcher, problem)
+    with Reporter(console, weights, state, quiet=execution.quiet) as report:
+        try:
+            for state in chunks:
+                jax.block_until_ready(state)
+                report(state, pace.done(int(state.round) - done))
+                done = int(state.round)
+                checkpoints.offer(state, time.monotonic() - begun)
+        except KeyboardInterrupt:
+            if state is not None:
+                checkpoints.save(state, time.monotonic() - begun)
+            raise
+        finally:
+            checkpoints.wait()
+    assert state is not None  # a search has at least one round, so at least one state
+    return state, time.monotonic() - begun, checkpoints

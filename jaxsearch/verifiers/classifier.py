@@ -1,0 +1,39 @@
+"""Classifiers as verifiers: how sure is a network that an image shows what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxsearch.core.types import Array, PyTree, Verifier
+
+
+def classifier_probability(
+    name: str,
+    logits_apply: Callable[[PyTree, Array], Array],
+    params: PyTree,
+    *,
+    label: str = "label",
+) -> Verifier:
+    """The softmax probability of the class that was asked for, in [0, 1].
+
+    Args:
+        name: the column it has in records.
+        logits_apply: `(params, images [n,h,w,c] float32 in [0,1]) -> logits [n, classes]`, with the
+            classifier's own preprocessing inside. Pass the same function object each time:
+            the verifier made here is compiled anew for every call of this builder.
+        params: weights of the classifier.
+        label: the entry of the context that holds the class, int32 [n], from 0.
+
+    Returns:
+        A verifier that needs `label`.
+    """
+
+    def apply(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
+        probabilities = jax.nn.softmax(logits_apply(params, images), axis=-1)
+        wanted = context[label].astype(jnp.int32)[:, None]
+        return jnp.take_along_axis(probabilities, wanted, axis=-1)[:, 0]
+
+    return Verifier(name=name, apply=apply, needs=(label,), params=params)

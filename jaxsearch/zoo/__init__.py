@@ -1,0 +1,54 @@
+"""Base models that the command knows by name.
+
+A model joins by one module that defines `ENTRY` and by its line in `MODELS`. The module is imported
+when the model is chosen, and its weights are read by `ENTRY.load`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxsearch.core.types import Decoder, Denoiser, Prompts, Verifier
+
+
+class Model(NamedTuple):
+    """A base model, ready to be searched."""
+
+    denoiser: Denoiser
+    decoder: Decoder
+    prompts: Callable[[Sequence[str]], Prompts]
+    """What was asked for [P], as the denoiser and the verifiers read it, with ids 0..P-1. Raises
+    `ValueError` for a prompt that the model cannot take."""
+
+
+class ModelEntry(NamedTuple):
+    """What can be said of a base model before its weights are read."""
+
+    load: Callable[..., Model]
+    """Keyword-only typed settings with defaults; its docstring's first line describes the model."""
+    verifiers: Mapping[str, Callable[..., Verifier]]
+    """The model's own verifiers by name, each a factory with keyword-only typed settings."""
+    defaults: Mapping[str, Any]
+    """What a run takes where nothing else is asked for, in the form of a config file: `solver`,
+    `schedule`, `guide`, `report` and `prompts` at least."""
+    split: Callable[[str], list[str]] = lambda text: [text]
+    """One argument of `--prompts` -> the prompts that it lists."""
+
+
+MODELS = {
+    "digits": "jaxsearch.zoo.digits.entry",
+}
+
+
+def entry(name: str) -> ModelEntry:
+    """The entry of a model of `MODELS`.
+
+    Raises:
+        KeyError: if there is no such model.
+    """
+    return importlib.import_module(MODELS[name]).ENTRY
+
+
+__all__ = ["MODELS", "Model", "ModelEntry", "entry"]

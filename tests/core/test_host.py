@@ -1,0 +1,54 @@
+"""The host loop: the same search, its verifier a function on the host."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsearch.core.search import result_of, search, search_on_host
+from tests import cases, toys
+
+
+def mean_pixel(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    assert images.shape[0] == len(ids)
+    return images.mean(axis=(2, 3, 4))
+
+
+@pytest.mark.parametrize("searcher", ["zero_order", "epsilon_greedy"])
+def test_host_scores_lead_to_the_same_search(searcher):
+    """Kills: scores handed to other candidates; a round's keys or cost that differ on the host."""
+    key, one = jax.random.key(7), cases.SEARCHERS[searcher].searcher
+    problem, prompts = toys.problem(cases.solvers()["heun_edm"]), toys.prompts(4)
+    *_, last = search_on_host(key, one, problem, prompts, mean_pixel)
+    on_host, on_device = result_of(last), search(key, one, problem, prompts)
+    np.testing.assert_allclose(on_host.score, on_device.score, atol=2e-6)
+    np.testing.assert_allclose(on_host.particle.x, on_device.particle.x, atol=2e-5)
+    for one_field, other in zip(on_host.cost, on_device.cost, strict=True):
+        np.testing.assert_array_equal(one_field, other)
+
+
+def test_it_goes_on_from_any_round_and_takes_several_scores():
+    key, one = jax.random.key(7), cases.SEARCHERS["zero_order"].searcher
+    problem, prompts = toys.problem(cases.solvers()["ddim"]), toys.prompts(3)
+
+    def two(images, ids):
+        return np.stack([mean_pixel(images, ids), -mean_pixel(images, ids) / 2], axis=-1)
+
+    states = list(search_on_host(key, one, problem, prompts, two))
+    assert states[-1].scores.shape == (3, 2)
+    assert np.all(np.asarray(states[-1].cost.verifier_calls) == 2 * 9)
+    *_, again = search_on_host(key, one, problem, prompts, two, state=states[0])
+    np.testing.assert_array_equal(again.score, states[-1].score)
+
+
+def test_a_host_verifier_that_fails_or_returns_nonsense():
+    key, one = jax.random.key(7), cases.SEARCHERS["best_of_n"].searcher
+    problem, prompts = toys.problem(cases.solvers()["ddim"]), toys.prompts(2)
+    with pytest.raises(ValueError, match=r"score returned the shape \(2,\) for images \(2, 4, 4"):
+        list(search_on_host(key, one, problem, prompts, lambda images, ids: np.zeros(2)))
+    *_, last = search_on_host(
+        key, one, problem, prompts, lambda images, ids: np.full(images.shape[:2], np.nan)
+    )
+    assert np.all(np.isneginf(np.asarray(last.score)))
+    assert np.all(np.asarray(last.best.step) == cases.NUM_STEPS)

@@ -1,0 +1,92 @@
+"""A search comes back from disk as it was, typed keys and all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsearch.core.search import result_of, search, search_in_chunks, start
+from jaxsearch.runs.checkpoint import Checkpoints, pack
+from jaxsearch.runs.errors import UserError
+from tests.runs.small import ARGUMENTS, shapes
+
+
+def assert_same(one, two) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(*(np.asarray(leaf) for leaf in pack((a, b))))
+
+
+def test_the_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    key = jax.random.key(3)
+    chunks = search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=2)
+    next(chunks)
+    state = next(chunks)
+    saving = Checkpoints(tmp_path / "checkpoint", shapes(key), key, 0.0)
+    saving.offer(state, 12.5)
+    saving.wait()
+
+    restored = Checkpoints(tmp_path / "checkpoint", shapes(key), key, 0.0).restore()
+    assert restored is not None
+    assert restored[1] == 12.5
+    assert_same(state, restored[0])
+    *_, last = search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=5, state=restored[0])
+    assert_same(result_of(last), search(key, *ARGUMENTS))
+
+
+def test_keys_of_another_kind_come_back_as_they_were(tmp_path: Path) -> None:
+    key = jax.random.key(3, impl="rbg")
+    state = jax.jit(start, static_argnums=1)(key, *ARGUMENTS)
+    saving = Checkpoints(tmp_path / "checkpoint", shapes(key), key, 0.0)
+    saving.save(state, 0.0)
+    saving.wait()
+    restored = Checkpoints(tmp_path / "checkpoint", shapes(key), key, 0.0).restore()
+    assert restored is not None
+    assert_same(state, restored[0])
+
+
+def test_only_the_newest_is_kept_and_then_none(tmp_path: Path) -> None:
+    key, folder = jax.random.key(0), tmp_path / "checkpoint"
+    checkpoints = Checkpoints(folder, shapes(key), key, 0.0)
+    for state in search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=1):
+        checkpoints.offer(state, 0.0)
+    checkpoints.wait()
+    assert [path.name for path in folder.iterdir() if path.name.isdigit()] == [str(state.round)]
+    checkpoints.remove()
+    assert not folder.exists()
+
+
+def test_saving_twice_is_saving_once(tmp_path: Path) -> None:
+    key = jax.random.key(0)
+    checkpoints = Checkpoints(tmp_path / "checkpoint", shapes(key), key, 0.0)
+    state = next(search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=1))
+    checkpoints.offer(state, 0.0)
+    checkpoints.save(state, 0.0)  # as on Ctrl-C right after
+    restored = checkpoints.restore()
+    assert restored is not None
+    assert_same(state, restored[0])
+
+
+def test_not_before_its_time(tmp_path: Path) -> None:
+    key = jax.random.key(0)
+    checkpoints = Checkpoints(tmp_path / "checkpoint", shapes(key), key, 3600.0)
+    for state in search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=4):
+        checkpoints.offer(state, 0.0)
+    assert checkpoints.restore() is None
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    key, folder = jax.random.key(0), tmp_path / "checkpoint"
+    checkpoints = Checkpoints(folder, shapes(key), key, 0.0)
+    checkpoints.save(next(search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=1)), 0)
+    checkpoints.wait()
+    step = next(path for path in folder.iterdir() if path.name.isdigit())
+    shutil.rmtree(step / "default")
+    with pytest.raises(UserError, match="is damaged: remove"):
+        Checkpoints(folder, shapes(key), key, 0.0).restore()

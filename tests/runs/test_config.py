@@ -1,0 +1,126 @@
+"""Configs: what is asked for, over the model's defaults, over the factories' own."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from jaxsearch.runs.arguments import parse, resolve_file
+from jaxsearch.runs.components import catalogue, factory_of, registry, settings_of
+from jaxsearch.runs.config import Config, overlay
+from jaxsearch.runs.errors import UserError
+
+
+def config_of(*argv: str) -> Config:
+    return parse(argv, command="search", description="").config
+
+
+def test_defaults_are_the_first_papers() -> None:
+    config = config_of()
+    assert config.searcher.to_dict() == {
+        "name": "epsilon_greedy",
+        "candidates": 4,
+        "iterations": 20,
+        "radius": 0.15,
+        "epsilon": 0.4,
+        "elitist": False,
+        "search_inactive": False,
+    }
+    assert (config.solver.name, config.schedule.name) == ("heun", "karras")
+    assert config.schedule.settings["num_steps"] == 18
+    assert [part.name for part in config.guide] == ["classifier"]
+    assert {part.name for part in config.report} == {"judge", "brightness", "compressibility"}
+    assert config.prompts[:12] == tuple("012345678901")
+    assert len(config.prompts) == 36
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    config = config_of(
+        "--searcher", "zero_order", "--searcher.step", "1e-05", "--searcher.geometry", "distance",
+        "--guide", "brightness", "compressibility", "--verifiers.compressibility.quality", "70",
+        "--prompts", "3,1", "4", "--seed", "4294967295", "--microbatch", "2",
+        "--value", "lookahead",
+    )  # fmt: skip
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert resolve_file(tmp_path / "config.yaml").config == config
+    assert config.prompts == ("3", "1", "4")
+
+
+def test_command_line_over_file_over_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "searcher: {name: zero_order, neighbours: 7, iterations: 3}\nseed: 5\nprompts: [1, 2]\n"
+        "schedule: {num_steps: 9}\nnum_prompts: 5\n"
+    )
+    config = config_of("--config", str(path), "--searcher.iterations", "4")
+    assert config.searcher.settings["neighbours"] == 7
+    assert config.searcher.settings["iterations"] == 4
+    assert (config.schedule.name, config.schedule.settings["num_steps"]) == ("karras", 9)
+    assert (config.seed, config.prompts) == (5, ("1", "2", "1", "2", "1"))
+    other = config_of("--config", str(path), "--searcher", "best_of_n", "--prompts", "8")
+    assert other.searcher.settings["candidates"] == 4
+    assert other.prompts == ("8",)
+
+
+def test_a_name_alone_is_enough_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("searcher: best_of_n\nguide: brightness\nprompts: 3\n")
+    config = config_of("--config", str(path))
+    assert (config.searcher.name, config.guide[0].name) == ("best_of_n", "brightness")
+    assert "classifier" in {part.name for part in config.report}
+
+
+def test_overlay_drops_settings_of_a_part_that_is_replaced() -> None:
+    below = {"searcher": {"name": "a", "x": 1}, "seed": 1}
+    assert overlay(below, {"searcher": {"x": 2}})["searcher"] == {"name": "a", "x": 2}
+    assert overlay(below, {"searcher": {"name": "b"}})["searcher"] == {"name": "b"}
+    assert overlay(below, {})["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("searchr: x", "unknown entry 'searchr': did you mean searcher"),
+        ("solver: {chrn: 3}", "heun has no setting 'chrn': did you mean churn"),
+        ("seed: many", "seed is 'many': pass a whole number"),
+        ("searcher: {candidates: 1.5}", "searcher.candidates is '1.5': pass a whole number"),
+        ("searcher: [", "damaged at line"),
+        ("searcher: 3", "write 'searcher: {...}'"),
+        ("searcher: {name: 3}", "must be a text"),
+        ("just words", "is no config file"),
+        ("verifiers: {compressibility: 3}", "settings of compressibility are 3"),
+        ("verifiers: {jpeg: {}}", "jpeg is no guide"),
+        ("guide: []", "no guide"),
+        ("guide: [clasifier]", "unknown verifier 'clasifier': did you mean classifier"),
+        ("prompts: []", "no prompts"),
+    ],
+)
+def test_a_bad_file_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        config_of("--config", str(path))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["searcher", "solver", "schedule", "verifier", "model"])
+def test_every_factory_can_be_set_from_the_command(kind: str) -> None:
+    for name in registry(kind, "digits"):
+        factory = factory_of(kind, name, "digits")
+        settings = settings_of(factory)
+        assert "name" not in settings, f"{name}: a part's own name is called so in a config"
+        for setting, (annotation, default, text) in settings.items():
+            assert annotation is not inspect.Parameter.empty, f"{name}.{setting} has no type"
+            assert default is not inspect.Parameter.empty, f"{name}.{setting} has no default"
+            if kind != "schedule":
+                assert text, f"{name}.{setting} is not in the docstring's Args"
+
+
+def test_catalogue_has_a_line_on_everything() -> None:
+    kinds = ("searchers", "verifiers", "models", "solvers", "schedules")
+    for kind, lines in catalogue(kinds).items():
+        assert lines, kind
+        assert all(text.strip() for text in lines.values()), kind

@@ -1,0 +1,97 @@
+"""Recipes on disk are the recipes in memory, and damage is found and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsearch.core.noise import realise
+from jaxsearch.core.types import Noise
+from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.recipes import read_recipes, write_recipes
+
+SHAPE = (3, 2)
+
+
+def recipes(seed: int = 0) -> Noise:
+    """[2, 4, 5] with coefficients that no short decimal hits, and gaps."""
+    keys = jax.random.split(jax.random.key(seed), (2, 4, 5))
+    coefs = np.random.default_rng(seed).normal(size=(2, 4, 5)).astype(np.float32)
+    coefs[0, 1] = 0  # a noise without effect
+    coefs[:, :, 2] = 0  # a gap between terms
+    coefs[1, 3, 0] = np.float32(1e-42)  # a subnormal number
+    coefs[1, 2, 0] = np.nextafter(np.float32(1), np.float32(2))
+    return Noise(keys, jnp.asarray(coefs))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_recipes(tmp_path / "recipes.jsonl", recipes(), [7, 9], ["a cat", "ein Käfer"])
+    return tmp_path / "recipes.jsonl"
+
+
+def test_noise_is_the_same_to_the_last_bit(path: Path) -> None:
+    before, after = realise(recipes(), SHAPE), realise(read_recipes(path), SHAPE)
+    np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+
+
+def test_terms_keep_their_order_and_their_exact_numbers(path: Path) -> None:
+    noise, again = recipes(), read_recipes(path)
+    assert again.coefs.shape == (2, 4, 4)
+    for row, again_row in zip(noise.coefs.reshape(-1, 5), again.coefs.reshape(-1, 4), strict=True):
+        used = np.asarray(row)[np.asarray(row) != 0]
+        np.testing.assert_array_equal(np.asarray(again_row)[: len(used)], used)
+        assert not np.any(np.asarray(again_row)[len(used) :])
+
+
+def test_written_twice_is_the_same_file(path: Path, tmp_path: Path) -> None:
+    write_recipes(tmp_path / "again.jsonl", read_recipes(path), [7, 9], ["a cat", "ein Käfer"])
+    assert (tmp_path / "again.jsonl").read_bytes() == path.read_bytes()
+
+
+def test_people_can_read_it(path: Path) -> None:
+    first = json.loads(path.read_text().splitlines()[1])
+    assert (first["id"], first["prompt"]) == (7, "a cat")
+    row, key, coefficient = first["noise"][0]
+    assert row == 0
+    np.testing.assert_array_equal(
+        np.frombuffer(bytes.fromhex(key), ">u4"), jax.random.key_data(recipes().keys)[0, 0, 0]
+    )
+    assert np.float32(coefficient) == recipes().coefs[0, 0, 0]
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_a_changed_digit_is_found_and_its_line_named(path: Path, line: int) -> None:
+    lines = path.read_text().splitlines()
+    place = next(i for i, letter in enumerate(lines[line - 1]) if letter.isdigit())
+    digit = lines[line - 1][place]
+    lines[line - 1] = lines[line - 1][:place] + str(9 - int(digit)) + lines[line - 1][place + 1 :]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=f"damaged at line {line}"):
+        read_recipes(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", "it is empty"),
+        (lambda text: text[: len(text) // 2], "damaged"),
+        (lambda text: "\n".join(text.splitlines()[:-1]), "1 of its 2 recipes"),
+        (lambda text: "[1, 2]\n" + text, "damaged at line 1"),
+        (lambda text: "\n".join(text.splitlines()[1:]), "no recipe file"),
+    ],
+)
+def test_other_damage(path: Path, damage, message: str) -> None:
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=message):
+        read_recipes(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_recipes(tmp_path / "recipes.jsonl")
