@@ -70,9 +70,10 @@ def add_term(noise: Noise, slot: Array | int, key: Array, coef: Array | float) -
 
 def draw(keys: Array, shape: tuple[int, ...]) -> Array:
     """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
-    # Through the loop of `realise`, whose result the compiler stores: of a bare `normal` it draws
-    # all numbers again in every operation that reads them.
-    return realise(fresh(keys, 1), shape)
+    # Through a loop that the compiler cannot see to be one of a single turn, so that it stores the
+    # numbers: it would draw them again in every operation that reads them.
+    noise = fresh(keys, 1)
+    return realise(noise._replace(coefs=jax.lax.optimization_barrier(noise.coefs)), shape)
 
 
 def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
