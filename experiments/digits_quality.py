@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.process import edm, karras
-from jaxsearch.core.search import sample
+from jaxsearch.core.replay import sample
 from jaxsearch.core.types import Array, Objective, Problem, Prompts, PyTree
 from jaxsearch.core.value import solver_estimate
 from jaxsearch.solvers import heun

@@ -1,17 +1,12 @@
 """Inference-time search over the noise of diffusion and flow models."""
 
 from jaxsearch.core.evaluate import evaluate
+from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import realise
 from jaxsearch.core.plan import Plan, plan
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
-from jaxsearch.core.search import (
-    replay,
-    result_of,
-    sample,
-    search,
-    search_in_chunks,
-    search_on_host,
-)
+from jaxsearch.core.replay import replay, sample
+from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.types import (
     Cost,
     Decoder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before JAX is imported. Optimisation of the machine code is off: tests compile far more than they run.
+# Before JAX is imported. Machine code is not optimised: tests compile far more than they run.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

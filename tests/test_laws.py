@@ -15,21 +15,15 @@ from jax.sharding import AxisType
 import jaxsearch.searchers
 import jaxsearch.solvers
 from jaxsearch.core.plan import plan
-from jaxsearch.core.search import (
-    noise_space,
-    replay,
-    result_of,
-    sample,
-    search,
-    search_in_chunks,
-    stages_of,
-)
+from jaxsearch.core.replay import replay, sample
+from jaxsearch.core.search import result_of, search, search_in_chunks
+from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Cost, Prompts, SearchResult, Verifier
 from jaxsearch.core.value import lookahead, solver_estimate
 from tests import cases, toys
 
-# Every searcher on EDM's Heun (two calls in a step, steps without noise), and every other solver with
-# one searcher of the initial noise and one of the injected noise.
+# Every searcher on EDM's Heun (two calls in a step, steps without noise), and every other solver
+# with one searcher of the initial noise and one of the injected noise.
 PAIRS = [(searcher, "heun_edm") for searcher in cases.SEARCHERS] + [
     (searcher, solver)
     for solver in ("ddpm", "flow_sde", "ddim")

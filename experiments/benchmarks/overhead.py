@@ -5,11 +5,11 @@
 Time: about 5 minutes on 2 CPU cores. Expected: a ratio of at most 1.05 for every searcher with the
 embedded default on CPU (results/overhead_cpu.md).
 
-The bare program makes the same number of network, decoder and verifier calls at the same batch, round
-by round, in one compiled loop; each call reads what the one before it wrote, so that none can be left
-out. Both programs run in turn in one process, and the ratio is that of the two fastest of `repeats`
-runs: other work on the machine only ever adds time. Compile time is from the traced program to the
-executable, with no cache.
+The bare program makes the same number of network, decoder and verifier calls at the same batch,
+round by round, in one compiled loop; each call reads what the one before it wrote, so that none can
+be left out. Both programs run in turn in one process, and the ratio is that of the two fastest of
+`repeats` runs: other work on the machine only ever adds time. Compile time is from the traced program
+to the executable, with no cache.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ def calls_per_round(searcher: Searcher, problem: Problem, prompts: Prompts) -> n
     return (per_round // np.asarray(candidates)).astype(np.int32)
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds(program: Callable[..., object], *arguments: object) -> float:
     """Wall time of one call, its result awaited."""
     begin = time.perf_counter()
-    jax.block_until_ready(function())
+    jax.block_until_ready(program(*arguments))
     return time.perf_counter() - begin
 
 
@@ -159,8 +159,8 @@ def main(
                 compile_seconds.append(time.perf_counter() - begin)
             searches, bares = [], []
             for _ in range(repeats):
-                searches.append(seconds(lambda: programs[0](key, problem, prompts)))
-                bares.append(seconds(lambda: programs[1](problem, prompts, calls)))
+                searches.append(seconds(programs[0], key, problem, prompts))
+                bares.append(seconds(programs[1], problem, prompts, calls))
             passes = plan(searcher, problem, prompts).cost.network_passes
             table.add_row(
                 name, guide, str(passes), f"{min(searches):.3f}", f"{min(bares):.3f}",

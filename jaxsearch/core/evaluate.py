@@ -75,7 +75,7 @@ def _lineage(parent: Particle, injected: Noise) -> Noise:
     makes the rows of the candidates that a searcher keeps and never those of all.
     """
     num_rows, num_steps = parent.noise.coefs.shape[2], injected.coefs.shape[2]
-    # Row i + 1 is the noise of solver step i; this is the place of each row among the injected ones.
+    # Row i + 1 is the noise of solver step i; this is each row's place among the injected ones.
     place = jnp.arange(-1, num_rows - 1)[None, None] - parent.step[..., None]
     written = (place >= 0) & (place < num_steps)
     if num_steps > 1:

@@ -24,10 +24,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, PyTree
+from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Prompts, PyTree
 
 fold_in_each = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
 """`(key [], numbers [n]) -> keys [n]`."""
+
+
+def prompt_keys(key: Array, prompts: Prompts) -> Array:
+    """The keys [P] of prompts, from the key of a search."""
+    return fold_in_each(key, prompts.ids)
+
+
+def folded(keys: Array, number: Array | int) -> Array:
+    """Keys [P], each folded with the same number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def noise_key(

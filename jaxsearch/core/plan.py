@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.search import noise_space, search, stages_of, start
+from jaxsearch.core.search import search, start
+from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import (
     Array,
     Cost,
@@ -106,32 +107,51 @@ def flops_per_pass(denoiser: Denoiser, prompts: Prompts) -> float:
     return float(analysis.get("flops", math.nan)) / denoiser.passes
 
 
+class _Proposals(NamedTuple):
+    stages: tuple[StagePlan, ...]
+    bytes: int
+
+
+def _proposals(searcher: Searcher, problem: Problem) -> _Proposals:
+    space = noise_space(problem, searcher.rank)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda k: searcher.init(space, k), key)
+    stages, largest = [], 0
+    for stage in stages_of(searcher, problem):
+        proposal = jax.eval_shape(stage.ask, key, jnp.int32(0), state)
+        stages.append(StagePlan(stage.rounds, *proposal.noise.coefs.shape[:2]))
+        largest = max(largest, _bytes(proposal))
+    return _Proposals(tuple(stages), largest)
+
+
+def stage_plans(searcher: Searcher, problem: Problem) -> tuple[StagePlan, ...]:
+    """The rounds, candidates and steps of each stage of a search.
+
+    Raises:
+        ValueError: if the searcher cannot work with the solver.
+    """
+    return _proposals(searcher, problem).stages
+
+
 def plan(searcher: Searcher, problem: Problem, prompts: Prompts) -> Plan:
     """The price of searching these prompts; no network, decoder or verifier runs.
 
     Raises:
         ValueError: if the searcher cannot work with the solver.
     """
-    space = noise_space(problem, searcher.rank)
     num_prompts = prompts.ids.shape[0]
+    proposals = _proposals(searcher, problem)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
-    stages, proposal_bytes = [], 0
-    one_state = jax.eval_shape(lambda k: searcher.init(space, k), key)
-    for stage in stages_of(searcher, problem):
-        proposal = jax.eval_shape(stage.ask, key, jnp.int32(0), one_state)
-        candidates, steps = proposal.noise.coefs.shape[:2]
-        stages.append(StagePlan(stage.rounds, candidates, steps))
-        proposal_bytes = max(proposal_bytes, num_prompts * _bytes(proposal))
     cost = count_cost(searcher, problem)
     flops = flops_per_pass(problem.denoiser, prompts)
     return Plan(
         cost=cost,
-        stages=tuple(stages),
-        particles=num_prompts * max(stage.candidates for stage in stages),
+        stages=proposals.stages,
+        particles=num_prompts * max(stage.candidates for stage in proposals.stages),
         weights_bytes=_bytes((problem.denoiser, problem.objective)),
         state_bytes=_bytes(state),
-        proposal_bytes=proposal_bytes,
+        proposal_bytes=num_prompts * proposals.bytes,
         flops_per_pass=flops,
         flops=flops * int(cost.network_passes) * num_prompts,
     )

@@ -214,3 +214,11 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
         raise ValueError(f"shift is {shift}: it must be positive")
     times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
     return at(process, shift * times / (1.0 + (shift - 1.0) * times))
+
+
+SCHEDULES = {
+    "karras": karras,
+    "shifted": shifted,
+    "trained_steps": trained_steps,
+}
+"""Schedules by name: `(process, *, settings) -> Schedule`."""

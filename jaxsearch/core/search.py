@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from jaxsearch.core.evaluate import aggregate, evaluate, expand
-from jaxsearch.core.noise import fresh, fresh_trajectory, realise, select
+from jaxsearch.core.evaluate import evaluate
+from jaxsearch.core.noise import folded, fresh, prompt_keys, select
+from jaxsearch.core.space import noise_space, stages_of, with_first
 from jaxsearch.core.types import (
     Array,
     Cost,
     Evaluation,
-    Noise,
-    NoiseSpace,
-    Particle,
     Problem,
     Prompts,
     Proposal,
@@ -31,58 +27,12 @@ from jaxsearch.core.types import (
 )
 
 
-def noise_space(problem: Problem, rank: int) -> NoiseSpace:
-    """What a searcher of rank `M` may know of a problem."""
-    solver, shape = problem.solver, problem.denoiser.shape
-    schedule = solver.schedule
-    scale = float(schedule.process.prior_scale(schedule.times[0]))
-
-    def root(noise: Noise, value: Array | None = None) -> Particle:
-        lead = noise.coefs.shape[:-1]
-        value = realise(noise, shape) if value is None else value
-        keys = jnp.broadcast_to(noise.keys[..., None, :], (*lead, solver.num_steps + 1, rank))
-        coefs = jnp.zeros(keys.shape, jnp.float32).at[..., 0, :].set(noise.coefs)
-        memory = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, lead + leaf.shape), solver.memory(shape)
-        )
-        x = scale * value
-        return Particle(
-            x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs), memory
-        )
-
-    return NoiseSpace(shape, solver.num_steps, solver.active, rank, root)
-
-
-def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:
-    """The stages a searcher goes through on a problem.
-
-    Raises:
-        ValueError: if the searcher cannot work with the solver.
-    """
-    return searcher.stages(noise_space(problem, searcher.rank))
-
-
-def _with_first(stages: tuple[Stage, ...]) -> list[tuple[Stage, int]]:
-    """Each stage with the number of rounds before it."""
-    ends = itertools.accumulate(stage.rounds for stage in stages)
-    return [(stage, end - stage.rounds) for stage, end in zip(stages, ends, strict=True)]
-
-
-def _prompt_keys(key: Array, prompts: Prompts) -> Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, prompts.ids)
-
-
-def _folded(keys: Array, number: Array | int) -> Array:
-    """Keys [P], each folded with the same number."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
-
-
 def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) -> SearchState:
     """The state before the first round. The key is the whole search's."""
     space = noise_space(problem, searcher.rank)
     num_prompts = prompts.ids.shape[0]
     rounds = sum(stage.rounds for stage in searcher.stages(space))
-    init_keys = _folded(_prompt_keys(key, prompts), 0)
+    init_keys = folded(prompt_keys(key, prompts), 0)
     nothing = fresh(init_keys, searcher.rank)
     nothing = nothing._replace(coefs=jnp.zeros_like(nothing.coefs))
     lowest = jnp.full((num_prompts,), -jnp.inf)
@@ -99,14 +49,14 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
     )
 
 
-def ask(prompt_keys: Array, stage: Stage, first: Array | int, state: SearchState) -> Proposal:
+def ask(keys: Array, stage: Stage, first: Array | int, state: SearchState) -> Proposal:
     """The proposal [P, K] of the round that comes next in a stage whose first round is `first`."""
-    keys = _folded(prompt_keys, 2 * state.round + 1)
-    return jax.vmap(stage.ask, in_axes=(0, None, 0))(keys, state.round - first, state.searcher)
+    ask_keys = folded(keys, 2 * state.round + 1)
+    return jax.vmap(stage.ask, in_axes=(0, None, 0))(ask_keys, state.round - first, state.searcher)
 
 
 def tell(
-    prompt_keys: Array,
+    keys: Array,
     stage: Stage,
     first: Array | int,
     state: SearchState,
@@ -115,9 +65,9 @@ def tell(
     spent: Cost,
 ) -> SearchState:
     """The state after a round whose proposal got this evaluation at this cost [P]."""
-    keys = _folded(prompt_keys, 2 * state.round + 2)
+    tell_keys = folded(keys, 2 * state.round + 2)
     searcher_state = jax.vmap(stage.tell, in_axes=(0, None, 0, 0, 0))(
-        keys, state.round - first, state.searcher, proposal, evaluation
+        tell_keys, state.round - first, state.searcher, proposal, evaluation
     )
     best = Evaluation(state.best, state.score, state.scores)
     if stage.finishes:
@@ -151,12 +101,12 @@ def _rounds(
     microbatch: int | None,
     mesh: Mesh | None,
 ) -> SearchState:
-    prompt_keys = _prompt_keys(key, prompts)
+    keys = prompt_keys(key, prompts)
 
     def one_round(_: Array, state: SearchState) -> SearchState:
-        proposal = ask(prompt_keys, stage, first, state)
+        proposal = ask(keys, stage, first, state)
         evaluation, spent = evaluate(problem, proposal, prompts, microbatch=microbatch, mesh=mesh)
-        return tell(prompt_keys, stage, first, state, proposal, evaluation, spent)
+        return tell(keys, stage, first, state, proposal, evaluation, spent)
 
     # A length the compiler cannot see: it would unroll a loop of one round and round its sums
     # otherwise than the chunks of `search_in_chunks`, which must give the same bits.
@@ -196,12 +146,13 @@ def search(
         ValueError: if the searcher cannot work with the solver, or a verifier lacks its context.
     """
     state = start(key, searcher, problem, prompts)
-    for stage, first in _with_first(stages_of(searcher, problem)):
+    for stage, first in with_first(stages_of(searcher, problem)):
         state = _rounds(key, stage, first, problem, prompts, state, stage.rounds, microbatch, mesh)
     return result_of(state)
 
 
-_start = jax.jit(start, static_argnames="searcher")
+begin = jax.jit(start, static_argnames="searcher")
+"""`start` as a compiled program."""
 
 
 @functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "microbatch", "mesh"))
@@ -217,7 +168,7 @@ def _advance(
     microbatch: int | None,
     mesh: Mesh | None,
 ) -> SearchState:
-    stage, first = _with_first(stages_of(searcher, problem))[stage_index]
+    stage, first = with_first(stages_of(searcher, problem))[stage_index]
     return _rounds(key, stage, first, problem, prompts, state, num_rounds, microbatch, mesh)
 
 
@@ -246,7 +197,7 @@ def search_in_chunks(
     """
     stages = stages_of(searcher, problem)
     if state is None:
-        state = _start(key, searcher, problem, prompts)
+        state = begin(key, searcher, problem, prompts)
     done, end = int(state.round), 0
     for index, stage in enumerate(stages):
         end += stage.rounds
@@ -259,139 +210,3 @@ def search_in_chunks(
             )  # fmt: skip
             done += num
             yield state
-
-
-@functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "microbatch", "mesh"))
-def _propose(
-    key: Array,
-    problem: Problem,
-    prompts: Prompts,
-    state: SearchState,
-    *,
-    searcher: Searcher,
-    stage_index: int,
-    microbatch: int | None,
-    mesh: Mesh | None,
-):
-    """A round up to the point where images wait for their scores."""
-    stage, first = _with_first(stages_of(searcher, problem))[stage_index]
-    proposal = ask(_prompt_keys(key, prompts), stage, first, state)
-    return proposal, expand(
-        problem,
-        proposal,
-        prompts,
-        lambda latents, context: problem.objective.decoder(latents),
-        microbatch=microbatch,
-        mesh=mesh,
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("searcher", "stage_index"))
-def _conclude(
-    key, problem, prompts, state, proposal, child, scores, spent, *, searcher, stage_index
-):
-    """The rest of the round, once the scores [P, K] are there."""
-    stage, first = _with_first(stages_of(searcher, problem))[stage_index]
-    evaluation = aggregate(problem, child, scores)
-    return tell(_prompt_keys(key, prompts), stage, first, state, proposal, evaluation, spent)
-
-
-def search_on_host(
-    key: Array,
-    searcher: Searcher,
-    problem: Problem,
-    prompts: Prompts,
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    *,
-    state: SearchState | None = None,
-    microbatch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Iterator[SearchState]:
-    """The same search with its verifier on the host: a remote service, a person, any function.
-
-    The device waits while `score` works, and nothing is called back from inside a program, so a
-    search can be stopped at any round and taken up again. Yields the state after each round.
-
-    Args:
-        score: `(images [P,K,h,w,c] float32 in [0,1], prompt ids [P]) -> [P,K]` or `[P,K,V]`.
-            The objective's decoder and aggregate are used; its own verifiers are not asked.
-        state: where to go on; None begins.
-
-    The other arguments are those of `search`.
-
-    Raises:
-        ValueError: if `score` returns another shape.
-    """
-    stages = stages_of(searcher, problem)
-    if state is None:
-        state = _start(key, searcher, problem, prompts)
-    num_prompts, done, end = prompts.ids.shape[0], int(state.round), 0
-    ids = np.asarray(prompts.ids)
-    for index, stage in enumerate(stages):
-        end += stage.rounds
-        static = {"searcher": searcher, "stage_index": index}
-        while done < end:
-            proposal, (child, images, spent) = _propose(
-                key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
-            )
-            scores = np.asarray(score(np.asarray(images), ids), np.float32)
-            num_candidates = images.shape[1]
-            if scores.shape[:2] != (num_prompts, num_candidates) or scores.ndim > 3:
-                raise ValueError(
-                    f"score returned the shape {scores.shape} for images {images.shape}: "
-                    f"return one number per image, {(num_prompts, num_candidates)}"
-                )
-            scores = scores.reshape((num_prompts, num_candidates, -1))
-            if state.scores.shape[1] != scores.shape[2]:  # the first round tells how many verifiers
-                state = state._replace(scores=jnp.full((num_prompts, scores.shape[2]), -jnp.inf))
-            decodes = jnp.full((num_prompts,), num_candidates, jnp.int32)
-            spent = spent._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])
-            state = _conclude(
-                key, problem, prompts, state, proposal, child, scores, spent, **static
-            )
-            done += 1
-            yield state
-
-
-@functools.partial(jax.jit, static_argnames=("microbatch", "mesh"))
-def replay(
-    problem: Problem,
-    noise: Noise,
-    prompts: Prompts,
-    *,
-    microbatch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Particle:
-    """Makes the samples [P] again from their noise recipes [P, T + 1, M] alone."""
-    space = noise_space(problem, noise.coefs.shape[-1])
-    root = space.root(jax.tree.map(lambda leaf: leaf[:, None, 0], noise))
-    steps = jax.tree.map(lambda leaf: leaf[:, None, 1:], noise)
-    child = expand(
-        problem,
-        Proposal(root, steps),
-        prompts,
-        lambda latents, context: (),
-        microbatch=microbatch,
-        mesh=mesh,
-    ).child
-    return jax.tree.map(lambda leaf: leaf[:, 0], child)
-
-
-def plain_noise(key: Array, problem: Problem, prompts: Prompts) -> Noise:
-    """The recipes [P, T + 1, 1] of plain samples: candidate 0 of every searcher under this key."""
-    space = noise_space(problem, 1)
-    candidates = _folded(_folded(_prompt_keys(key, prompts), 0), 0)
-    return jax.vmap(lambda candidate: fresh_trajectory(space, candidate))(candidates)
-
-
-def sample(
-    key: Array,
-    problem: Problem,
-    prompts: Prompts,
-    *,
-    microbatch: int | None = None,
-    mesh: Mesh | None = None,
-) -> Particle:
-    """Plain samples [P], without a search."""
-    noise = plain_noise(key, problem, prompts)
-    return replay(problem, noise, prompts, microbatch=microbatch, mesh=mesh)

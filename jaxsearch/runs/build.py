@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.evaluate import expand
-from jaxsearch.core.search import noise_space, stages_of
+from jaxsearch.core.replay import remake
+from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import (
     Array,
     Noise,
     Objective,
     Problem,
     Prompts,
-    Proposal,
     Searcher,
     Solver,
     Verifier,
@@ -114,11 +113,7 @@ def make(
         scores = [verifier(images, context) for verifier in verifiers]
         return Made(images, jnp.stack(scores, axis=-1))
 
-    space = noise_space(problem, noise.coefs.shape[-1])
-    root = space.root(Noise(noise.keys[:, None, 0], noise.coefs[:, None, 0]))
-    steps = Noise(noise.keys[:, None, 1:], noise.coefs[:, None, 1:])
-    made = expand(problem, Proposal(root, steps), prompts, look, microbatch=microbatch).output
-    return jax.tree.map(lambda leaf: leaf[:, 0], made)
+    return remake(problem, noise, prompts, look, microbatch=microbatch).output
 
 
 def make_again(built: Built, noise: Noise, microbatch: int | None) -> Made:

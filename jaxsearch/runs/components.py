@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import docstring_parser
 
-from jaxsearch.core.process import karras, shifted, trained_steps
+from jaxsearch.core.process import SCHEDULES
 from jaxsearch.core.value import VALUES
 from jaxsearch.runs.errors import explained, unknown
 from jaxsearch.searchers import SEARCHERS
@@ -23,8 +23,6 @@ from jaxsearch.verifiers import VERIFIERS
 from jaxsearch.zoo import MODELS, ModelEntry, entry
 
 Factory = Callable[..., Any]
-
-SCHEDULES = {"karras": karras, "shifted": shifted, "trained_steps": trained_steps}
 
 
 class Setting(NamedTuple):

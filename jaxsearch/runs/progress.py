@@ -7,12 +7,11 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from jaxsearch.core.search import noise_space, stages_of
+from jaxsearch.core.plan import stage_plans
 from jaxsearch.core.types import Problem, Searcher, SearchState
 
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
@@ -75,16 +74,11 @@ class Pace:
 
 def round_weights(searcher: Searcher, problem: Problem) -> np.ndarray:
     """[R] candidates times steps of each round: how long rounds are, compared with each other."""
-    space = noise_space(problem, searcher.rank)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda k: searcher.init(space, k), key)
-    weights: list[float] = []
-    for stage in stages_of(searcher, problem):
-        candidates, steps = jax.eval_shape(stage.ask, key, jnp.int32(0), state).noise.coefs.shape[
-            :2
-        ]
-        weights += [candidates * steps] * stage.rounds
-    return np.asarray(weights, np.float64)
+    stages = stage_plans(searcher, problem)
+    return np.repeat(
+        np.asarray([stage.candidates * stage.steps for stage in stages], np.float64),
+        [stage.rounds for stage in stages],
+    )
 
 
 class Reporter:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsearch.core.search import plain_noise
+from jaxsearch.core.replay import plain_noise
 from jaxsearch.core.types import Cost, Noise, SearchResult
 from jaxsearch.runs.build import Built, Made, make_again
 from jaxsearch.runs.config import Config

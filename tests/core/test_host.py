@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsearch.core.search import result_of, search, search_on_host
+from jaxsearch.core.host import search_on_host
+from jaxsearch.core.search import result_of, search
 from tests import cases, toys
 
 

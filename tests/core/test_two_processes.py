@@ -15,7 +15,8 @@ from tests import cases, toys
 
 CHILD = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 address, rank = sys.argv[1], int(sys.argv[2])
@@ -37,7 +38,8 @@ run = jax.jit(
     out_shardings=everywhere,
 )
 found = run(problem, prompts)
-score, passes = (np.asarray(a.addressable_data(0)) for a in (found.score, found.cost.network_passes))
+shards = (found.score, found.cost.network_passes)
+score, passes = (np.asarray(shard.addressable_data(0)) for shard in shards)
 print("FOUND", rank, *score.tolist(), *passes.tolist(), flush=True)
 """
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.noise import fresh_trajectory
-from jaxsearch.core.search import noise_space, replay, search
+from jaxsearch.core.replay import replay
+from jaxsearch.core.search import search
+from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import Noise
 from jaxsearch.searchers import best_of_n
 from tests import cases, toys
 
 
 def candidate_scores(key, problem, prompts, num: int) -> np.ndarray:
-    """Scores [P, num] of the first candidates, each made on its own from the documented key path."""
+    """Scores [P, num] of the first candidates, each made alone from the documented key path."""
     space, columns = noise_space(problem, 1), []
     for candidate in range(num):
         rows = []

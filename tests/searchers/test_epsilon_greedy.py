@@ -10,7 +10,8 @@ import pytest
 from jaxsearch.core.noise import realise, take
 from jaxsearch.core.plan import count_cost, plan
 from jaxsearch.core.process import edm, karras
-from jaxsearch.core.search import noise_space, search, stages_of
+from jaxsearch.core.search import search
+from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Evaluation
 from jaxsearch.core.value import lookahead
 from jaxsearch.searchers import best_of_n, epsilon_greedy
@@ -120,7 +121,7 @@ def test_published_counts():
 def test_lookahead_costs_one_pass_per_unfinished_candidate():
     solver = heun(karras(edm(), num_steps=18))
     cost = count_cost(epsilon_greedy(), toys.problem(solver, value=lookahead))
-    # 13 searched steps of 80 candidates and the first of the two passages; the last one is finished.
+    # 13 searched steps of 80 candidates, and the first of the two passages; the last is finished.
     assert cost.network_passes == 2089 + 13 * 80 + 1
 
 

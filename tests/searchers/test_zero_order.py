@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.noise import realise, take
-from jaxsearch.core.search import noise_space, search, stages_of, start
+from jaxsearch.core.search import search, start
+from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Evaluation
 from jaxsearch.searchers import zero_order
 from tests import cases, toys

@@ -1,0 +1,115 @@
+"""The host loop: the same search, with its verifier outside the program."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxsearch.core.evaluate import aggregate, expand
+from jaxsearch.core.noise import prompt_keys
+from jaxsearch.core.search import ask, begin, tell
+from jaxsearch.core.space import stages_of, with_first
+from jaxsearch.core.types import (
+    Array,
+    Problem,
+    Prompts,
+    Searcher,
+    SearchState,
+)
+
+
+@functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "microbatch", "mesh"))
+def _propose(
+    key: Array,
+    problem: Problem,
+    prompts: Prompts,
+    state: SearchState,
+    *,
+    searcher: Searcher,
+    stage_index: int,
+    microbatch: int | None,
+    mesh: Mesh | None,
+):
+    """A round up to the point where images wait for their scores."""
+    stage, first = with_first(stages_of(searcher, problem))[stage_index]
+    proposal = ask(prompt_keys(key, prompts), stage, first, state)
+    return proposal, expand(
+        problem,
+        proposal,
+        prompts,
+        lambda latents, context: problem.objective.decoder(latents),
+        microbatch=microbatch,
+        mesh=mesh,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("searcher", "stage_index"))
+def _conclude(
+    key, problem, prompts, state, proposal, child, scores, spent, *, searcher, stage_index
+):
+    """The rest of the round, once the scores [P, K] are there."""
+    stage, first = with_first(stages_of(searcher, problem))[stage_index]
+    evaluation = aggregate(problem, child, scores)
+    return tell(prompt_keys(key, prompts), stage, first, state, proposal, evaluation, spent)
+
+
+def search_on_host(
+    key: Array,
+    searcher: Searcher,
+    problem: Problem,
+    prompts: Prompts,
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    state: SearchState | None = None,
+    microbatch: int | None = None,
+    mesh: Mesh | None = None,
+) -> Iterator[SearchState]:
+    """The same search with its verifier on the host: a remote service, a person, any function.
+
+    The device waits while `score` works, and nothing is called back from inside a program, so a
+    search can be stopped at any round and taken up again. Yields the state after each round.
+
+    Args:
+        score: `(images [P,K,h,w,c] float32 in [0,1], prompt ids [P]) -> [P,K]` or `[P,K,V]`.
+            The objective's decoder and aggregate are used; its own verifiers are not asked.
+        state: where to go on; None begins.
+
+    The other arguments are those of `search`.
+
+    Raises:
+        ValueError: if `score` returns another shape.
+    """
+    stages = stages_of(searcher, problem)
+    if state is None:
+        state = begin(key, searcher, problem, prompts)
+    num_prompts, done, end = prompts.ids.shape[0], int(state.round), 0
+    ids = np.asarray(prompts.ids)
+    for index, stage in enumerate(stages):
+        end += stage.rounds
+        static = {"searcher": searcher, "stage_index": index}
+        while done < end:
+            proposal, (child, images, spent) = _propose(
+                key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
+            )
+            scores = np.asarray(score(np.asarray(images), ids), np.float32)
+            num_candidates = images.shape[1]
+            if scores.shape[:2] != (num_prompts, num_candidates) or scores.ndim > 3:
+                raise ValueError(
+                    f"score returned the shape {scores.shape} for images {images.shape}: "
+                    f"return one number per image, {(num_prompts, num_candidates)}"
+                )
+            scores = scores.reshape((num_prompts, num_candidates, -1))
+            if state.scores.shape[1] != scores.shape[2]:  # the first round tells how many verifiers
+                state = state._replace(scores=jnp.full((num_prompts, scores.shape[2]), -jnp.inf))
+            decodes = jnp.full((num_prompts,), num_candidates, jnp.int32)
+            spent = spent._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])
+            state = _conclude(
+                key, problem, prompts, state, proposal, child, scores, spent, **static
+            )
+            done += 1
+            yield state
