@@ -8,8 +8,8 @@ embedded default on CPU (results/overhead_cpu.md).
 The bare program makes the same number of network, decoder and verifier calls at the same batch,
 round by round, in one compiled loop; each call reads what the one before it wrote, so that none can
 be left out. Both programs run in turn in one process, and the ratio is that of the two fastest of
-`repeats` runs: other work on the machine only ever adds time. Compile time is from the traced program
-to the executable, with no cache.
+`repeats` runs: other work on the machine only ever adds time. Compile time is from the traced
+program to the executable, with no cache.
 """
 
 from __future__ import annotations
