@@ -4,12 +4,13 @@
 
 Time: about 2 minutes on 2 CPU cores. Expected: experiments/results/paper1_table/table.md.
 
-Ramesh & Mardani 2025, table 1: three rewards, EDM's stochastic Heun sampler at T = 18, N = 4,
-K = 20, lambda = 0.15, epsilon = 0.4. Their best-of-4 has a twentieth of epsilon-greedy's budget; here
-best-of-60 stands beside it, the smallest best-of-N given at least as many network passes. The digits
-are drawn without a label, so that the classifier's reward has room; `judge` is the second classifier,
-which no search sees. Pictures are 32 x 32 and grey, and compressibility counts from 1000 bytes (the
-paper: 64 x 64, colour, 3000). Every method starts from the same noise for the same prompt and seed.
+Ramesh & Mardani 2025, table 1: three rewards, EDM's stochastic Heun sampler at T = 18, N = 4, K =
+20, lambda = 0.15, epsilon = 0.4. Their best-of-4 has a twentieth of epsilon-greedy's budget; here
+best-of-60 stands beside it, the smallest best-of-N given at least as many network passes. The
+digits are drawn without a label, so that the classifier's reward has room; `judge` is the second
+classifier, which no search sees. Pictures are 32 x 32 and grey, and compressibility counts from
+1000 bytes (the paper: 64 x 64, colour, 3000). Every method starts from the same noise for the
+same prompt and seed.
 """
 
 from __future__ import annotations
