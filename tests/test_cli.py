@@ -337,6 +337,11 @@ REFUSALS = {
     "num prompts": (["--num-prompts", "0"], "num_prompts is 0"),
     "seed": (["--seed", "-1"], "seed is -1"),
     "microbatch": (["--microbatch", "0"], "microbatch is 0"),
+    "budget": (["--budget", "0"], "budget is 0"),
+    "budget too small": (
+        ["--searcher", "best_of_n", "--budget", "139"],
+        "budget is 139, too small for best_of_n: it needs 140 network passes",
+    ),
     "checkpoint seconds": (["--checkpoint-seconds", "-1"], "checkpoint_seconds is -1"),
     "config": (["--config", "nothing.yaml"], "nothing.yaml: no such file"),
     "resume": (["--resume", "nothing"], "nothing is no run folder"),

@@ -135,6 +135,13 @@ def karras(
     The levels are noise-to-signal ratios, so the schedule serves every process. The defaults are
     EDM's; a discrete process reaches neither down to 0.002 nor, with some `beta`, up to 80.
 
+    Args:
+        process: any.
+        num_steps: T, solver steps, at least 1.
+        sigma_min: the last level before the clean sample, above 0.
+        sigma_max: the first level.
+        rho: how closely levels crowd at the low end, above 0; 1 spaces them evenly.
+
     Raises:
         ValueError: if a number is out of its range, or a level out of the process's.
     """
@@ -205,6 +212,11 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
     """Even times from 1 to 0, moved towards noise by `shift` (Esser et al. 2024, equation 23).
 
     `t' = shift*t / (1 + (shift - 1)*t)`; 1 leaves them even.
+
+    Args:
+        process: the `flow` process, whose times go from 1 to 0.
+        num_steps: T, solver steps, at least 1.
+        shift: how far times move towards noise, above 0.
 
     Raises:
         ValueError: if the shift is not positive.

@@ -110,6 +110,7 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         report=chosen(full["report"]),
         prompts=cycled(full["prompts"], found["num_prompts"]),
         seed=found["seed"],
+        budget=found["budget"],
         microbatch=found["microbatch"],
     )
     return Request(config, Execution(**{key: found[key] for key in EXECUTION}))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.plan import count_cost
 from jaxsearch.core.replay import remake
 from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import (
@@ -73,7 +74,18 @@ def build(config: Config) -> Built:
     )
     with explained(searcher.name):
         stages_of(searcher, problem)
+    if config.budget is not None:
+        _check_budget(config.budget, searcher, problem)
     return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
+
+
+def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
+    needed = int(count_cost(searcher, problem).network_passes)
+    if needed > budget:
+        raise UserError(
+            f"budget is {budget}, too small for {searcher.name}: it needs {needed} network passes "
+            "per prompt; allow those, or make its settings smaller"
+        )
 
 
 def _check_context(verifiers: dict[str, Verifier], prompts: Prompts, model: str) -> None:

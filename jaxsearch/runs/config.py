@@ -18,13 +18,14 @@ KINDS = ("model", "solver", "schedule", "searcher")
 """The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
 
 _LISTS = ("guide", "report", "prompts")
-_NUMBERS = ("num_prompts", "seed", "microbatch")
+_NUMBERS = ("num_prompts", "seed", "budget", "microbatch")
 _DEFAULTS: dict[str, Any] = {
     "model": {"name": "digits"},
     "searcher": {"name": "epsilon_greedy"},
     "value": "solver_estimate",
     "num_prompts": None,
     "seed": 0,
+    "budget": None,
     "microbatch": None,
     "verifiers": {},
 }
@@ -55,6 +56,7 @@ class Config:
     report: tuple[Component, ...]
     prompts: tuple[str, ...]
     seed: int
+    budget: int | None
     microbatch: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class Config:
             "verifiers": verifiers,
             "prompts": list(self.prompts),
             "seed": self.seed,
+            "budget": self.budget,
             "microbatch": self.microbatch,
         }
 

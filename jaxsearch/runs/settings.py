@@ -26,6 +26,11 @@ GENERAL = {
     ),
     "num_prompts": Setting(int | None, None, "repeat the prompts until there are this many"),
     "seed": Setting(int, 0, "of all randomness, 0 to 4294967295"),
+    "budget": Setting(
+        int | None,
+        None,
+        "most network passes per prompt: a search that needs more is refused. null: no limit",
+    ),
     "microbatch": Setting(
         int | None, None, "particles run at once; less needs less memory. null: all of them"
     ),
@@ -213,7 +218,7 @@ def _check_general(found: Mapping[str, Any]) -> None:
     check_value(found["value"])
     if not 0 <= found["seed"] < 2**32:
         raise UserError(f"seed is {found['seed']}: it must lie in [0, 4294967295]")
-    for key in ("num_prompts", "microbatch"):
+    for key in ("num_prompts", "budget", "microbatch"):
         if found[key] is not None and found[key] < 1:
             raise UserError(f"{key} is {found[key]}: it must be at least 1")
     if not found["checkpoint_seconds"] >= 0:
