@@ -244,6 +244,7 @@ def test_hostile_verifiers_neither_crash_nor_win(searcher):
         images = problem_.objective.decoder(result.particle.x)
         hit = np.asarray(images[:, 0, 0, 0]) <= fraction
         reported = np.asarray(result.score)
+        assert not np.any(np.isnan(np.asarray(result.scores)))
         if np.isfinite(value):
             np.testing.assert_allclose(reported, np.asarray(verifier(images, {})), rtol=1e-6)
         else:

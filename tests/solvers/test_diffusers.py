@@ -595,7 +595,7 @@ def test_karras_ve(churn, draws, record_property):
 
     Kills: S_noise left out; the window's ends ignored; gamma without its cap or of T + 1.
     """
-    from diffusers.schedulers.deprecated import KarrasVeScheduler
+    from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
 
     num_steps, network = 18, mixture(edm())
     schedule = karras(edm(), num_steps=num_steps)
