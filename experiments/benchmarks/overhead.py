@@ -1,9 +1,9 @@
 """Search overhead: wall time of a search over that of its bare network and verifier calls.
 
-    python experiments/benchmarks/overhead.py
+    python experiments/benchmarks/overhead.py --repeats 5
 
-Time: about 5 minutes on 2 CPU cores. Expected: a ratio of at most 1.05 for every searcher with the
-embedded default on CPU (results/overhead_cpu.md).
+Time: about 3 minutes on 2 CPU cores. The bar is a ratio of 1.05 for every searcher with the
+embedded default on CPU; results/overhead_cpu.md has what was seen.
 
 The bare program makes the same number of network, decoder and verifier calls at the same batch,
 round by round, in one compiled loop; each call reads what the one before it wrote, so that none can

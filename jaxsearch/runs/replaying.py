@@ -31,9 +31,11 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
         output: where to write the pictures too; None does not.
 
     Raises:
-        UserError: if the run is not finished or a file of it is damaged.
+        UserError: if the run is not finished, a file of it is damaged, or `output` is not empty.
     """
     folder = existing(path)
+    if output is not None and output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty: take another --output, nothing is overwritten")
     if not folder.recipes.is_file():
         raise UserError(
             f"{path} has no recipes.jsonl: the run did not finish; go on with "
@@ -44,10 +46,10 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
     noise = read_recipes(folder.recipes)
     _check_fit(noise, built, folder)
     images = to_pixels(make_again(built, noise, config.microbatch).images)
+    lines = [_difference(folder.images, index, image) for index, image in enumerate(images)]
     if output is not None:
         for index, image in enumerate(images):
             write_png(output / image_name("found", index), image)
-    lines = [_difference(folder.images, index, image) for index, image in enumerate(images)]
     return Comparison(lines.count(None), tuple(line for line in lines if line is not None))
 
 

@@ -101,10 +101,16 @@ def epsilon_greedy(
         if not search_inactive:
             require_noise(space, "epsilon_greedy")
         wanted = per_step or (most,) * space.num_steps
-        return tuple(
+        plan = tuple(
             k if active or search_inactive else 0
             for k, active in zip(wanted, space.active, strict=True)
         )
+        if not any(plan):
+            raise ValueError(
+                f"iterations {iterations} searches no step that takes noise: give some to one of "
+                f"the steps {[step for step, active in enumerate(space.active) if active]}"
+            )
+        return plan
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
         keys = fold_in_each(key, jnp.arange(candidates + 1))

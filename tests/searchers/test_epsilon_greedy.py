@@ -169,6 +169,16 @@ def test_bad_settings_are_refused(settings, message):
         epsilon_greedy(**settings)
 
 
+def test_a_schedule_that_searches_nothing_is_refused():
+    with pytest.raises(ValueError, match="searches no step that takes noise"):
+        search(
+            jax.random.key(0),
+            epsilon_greedy(iterations=(0, 0, 0, 0, 0, 2)),
+            toys.problem(cases.solvers()["ddpm"]),
+            toys.prompts(1),
+        )
+
+
 def test_a_schedule_of_another_length_is_refused():
     with pytest.raises(ValueError, match="2 numbers, but the solver takes 6 steps"):
         search(
