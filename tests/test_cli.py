@@ -154,6 +154,24 @@ def test_replay_makes_the_same_pictures(run: Path, capsys: pytest.CaptureFixture
     assert contents(run) == before
 
 
+def test_replay_overwrites_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kills: pictures written before they are compared, or into a folder that holds some."""
+    copied = tmp_path / "copied"
+    shutil.copytree(run, copied)
+    pictures = copied / "images"
+    (pictures / "found_0001.png").write_bytes((pictures / "found_0000.png").read_bytes())
+    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    refused = {pictures: "is not empty", copied / "records.jsonl": "cannot use"}
+    for output, message in refused.items():
+        assert cli.main(["replay", str(copied), "--output", str(output)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
+
+
 def test_replay_names_what_differs(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,13 +86,12 @@ def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
     """Law 1: a stage is scannable."""
     one, problem_ = cases.SEARCHERS[searcher].searcher, problem(solver)
     space = noise_space(problem_, one.rank)
-    shape_of = jax.eval_shape
     key_shape = jax.eval_shape(key)
-    state = shape_of(lambda k: one.init(space, k), key_shape)
+    state = jax.eval_shape(lambda k: one.init(space, k), key_shape)
     steps = 0
     for stage in stages_of(one, problem_):
         assert stage.rounds >= 1
-        proposal = shape_of(stage.ask, key_shape, jnp.int32(0), state)
+        proposal = jax.eval_shape(stage.ask, key_shape, jnp.int32(0), state)
         candidates, span = proposal.noise.coefs.shape[:2]
         assert proposal.noise.coefs.shape == (candidates, span, one.rank)
         assert proposal.parent.x.shape == (candidates, *space.shape)
@@ -101,7 +100,7 @@ def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
             jax.ShapeDtypeStruct((candidates,), jnp.float32),
             jax.ShapeDtypeStruct((candidates, 1), jnp.float32),
         )
-        after = shape_of(stage.tell, key_shape, jnp.int32(0), state, proposal, evaluation)
+        after = jax.eval_shape(stage.tell, key_shape, jnp.int32(0), state, proposal, evaluation)
         assert jax.tree.structure(after) == jax.tree.structure(state)
         assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [
             leaf.dtype for leaf in jax.tree.leaves(state)

@@ -130,16 +130,9 @@ class Counter:
 
     @property
     def rows(self) -> int:
-        """Rows seen since the last `reset`; waits for work under way."""
+        """Rows seen so far; waits for work under way."""
         jax.effects_barrier()
         return self._rows
-
-    def reset(self) -> int:
-        """Starts again from 0 and returns the rows seen until now."""
-        rows = self.rows
-        with self._lock:
-            self._rows = 0
-        return rows
 
 
 def counting(denoiser: Denoiser) -> tuple[Denoiser, Counter]:
@@ -179,10 +172,6 @@ def _mean_pixel(params, images: Array, context: dict[str, Array]) -> Array:
     return jnp.mean(images, axis=(1, 2, 3))
 
 
-def _top_row(params, images: Array, context: dict[str, Array]) -> Array:
-    return jnp.mean(images[:, 0], axis=(1, 2)) - jnp.mean(images[:, -1], axis=(1, 2))
-
-
 def _closeness(params, images: Array, context: dict[str, Array]) -> Array:
     return -jnp.abs(jnp.mean(images, axis=(1, 2, 3)) - context["target"])
 
@@ -190,25 +179,8 @@ def _closeness(params, images: Array, context: dict[str, Array]) -> Array:
 bright = Verifier(name="bright", apply=_mean_pixel)
 """The mean pixel: smooth, monotone in every latent."""
 
-top_heavy = Verifier(name="top_heavy", apply=_top_row)
-"""The top row's mean minus the bottom row's: does not follow the mixture's modes."""
-
 near_target = Verifier(name="near_target", apply=_closeness, needs=("target",))
 """Minus the distance of the mean pixel from `context["target"]`: reads the prompt's context."""
-
-
-@functools.cache
-def constant_verifier(value: float, fraction: float = 1.0) -> Verifier:
-    """Returns `value` (NaN, infinity, 1e38, ...) for images whose first pixel is below `fraction`.
-
-    The other images get their mean pixel; 1 makes every image get `value`, 0.5 about half of them.
-    """
-
-    def apply(params, images: Array, context: dict[str, Array]) -> Array:
-        hit = images[:, 0, 0, 0] <= fraction
-        return jnp.where(hit, jnp.float32(value), _mean_pixel(params, images, context))
-
-    return Verifier(name=f"constant_{value}", apply=apply)
 
 
 # ------------------------------------------------------------------------------------------ problem

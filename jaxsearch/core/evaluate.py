@@ -65,11 +65,10 @@ def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particl
         return particle, passes
 
     start = (proposal.parent, jnp.zeros_like(proposal.parent.step))
-    if num_steps > 1:
-        return jax.lax.fori_loop(0, num_steps, body, start)
     # A loop of one turn that the compiler cannot see to be one stores the latents; otherwise they
     # are computed again for each of the pixels that a decoder makes of them.
-    return jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(1)), body, start)
+    turns = num_steps if num_steps > 1 else jax.lax.optimization_barrier(jnp.int32(1))
+    return jax.lax.fori_loop(0, turns, body, start)
 
 
 def _lineage(parent: Particle, injected: Noise) -> Noise:

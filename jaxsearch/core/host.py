@@ -84,15 +84,14 @@ def search_on_host(
     Raises:
         ValueError: if `score` returns another shape.
     """
-    stages = stages_of(searcher, problem)
+    stages = with_first(stages_of(searcher, problem))
     if state is None:
         state = begin(key, searcher, problem, prompts)
-    num_prompts, done, end = prompts.ids.shape[0], int(state.round), 0
+    num_prompts, done = prompts.ids.shape[0], int(state.round)
     ids = np.asarray(prompts.ids)
-    for index, stage in enumerate(stages):
-        end += stage.rounds
+    for index, (stage, first) in enumerate(stages):
         static = {"searcher": searcher, "stage_index": index}
-        while done < end:
+        while done < first + stage.rounds:
             proposal, (child, images, spent) = _propose(
                 key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
             )

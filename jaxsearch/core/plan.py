@@ -56,32 +56,41 @@ def _bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+# Functions of the module and not of a call, so that the program that counts is compiled once.
+def _no_network(params: PyTree, x: Array, t: Array, cond: PyTree) -> Prediction:
+    return Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
+
+
+def _no_decoder(params: PyTree, latents: Array) -> Array:
+    return jnp.zeros((latents.shape[0], 1, 1, 1))
+
+
+def _no_verifier(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
+    return jnp.zeros(images.shape[0])
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))  # nothing is drawn
+
+
 def count_cost(searcher: Searcher, problem: Problem) -> Cost:
     """The cost of one prompt, int: the search itself, run on a latent of one number.
 
     Everything but the models is the real thing, so the count cannot drift from what a search does.
     A searcher whose spending depends on the scores is counted for constant scores.
     """
-    shape = (1,) * len(problem.denoiser.shape)
-
-    def nothing(params: PyTree, x: Array, t: Array, cond: PyTree) -> Prediction:
-        return Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
-
-    def constant(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
-        return jnp.zeros(images.shape[0])
-
     toy = dataclasses.replace(
         problem,
         denoiser=Denoiser(
-            apply=nothing,
+            apply=_no_network,
             process=problem.denoiser.process,
-            shape=shape,
+            shape=(1,) * len(problem.denoiser.shape),
             passes=problem.denoiser.passes,
         ),
         objective=Objective(
-            decoder=Decoder(apply=lambda params, latents: jnp.zeros((latents.shape[0], 1, 1, 1))),
+            decoder=Decoder(apply=_no_decoder),
             verifiers=tuple(
-                Verifier(name=verifier.name, apply=constant)
+                Verifier(name=verifier.name, apply=_no_verifier)
                 for verifier in problem.objective.verifiers
             ),
             aggregate=problem.objective.aggregate,
@@ -114,7 +123,7 @@ class _Proposals(NamedTuple):
 
 def _proposals(searcher: Searcher, problem: Problem) -> _Proposals:
     space = noise_space(problem, searcher.rank)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = _key_shape()
     state = jax.eval_shape(lambda k: searcher.init(space, k), key)
     stages, largest = [], 0
     for stage in stages_of(searcher, problem):
@@ -141,8 +150,7 @@ def plan(searcher: Searcher, problem: Problem, prompts: Prompts) -> Plan:
     """
     num_prompts = prompts.ids.shape[0]
     proposals = _proposals(searcher, problem)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
+    state = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), _key_shape())
     cost = count_cost(searcher, problem)
     flops = flops_per_pass(problem.denoiser, prompts)
     return Plan(

@@ -195,12 +195,12 @@ def search_in_chunks(
 
     The other arguments are those of `search`.
     """
-    stages = stages_of(searcher, problem)
+    stages = with_first(stages_of(searcher, problem))
     if state is None:
         state = begin(key, searcher, problem, prompts)
-    done, end = int(state.round), 0
-    for index, stage in enumerate(stages):
-        end += stage.rounds
+    done = int(state.round)
+    for index, (stage, first) in enumerate(stages):
+        end = first + stage.rounds
         while done < end:
             wanted = rounds_per_chunk() if callable(rounds_per_chunk) else rounds_per_chunk
             num = min(max(wanted, 1), end - done)

@@ -42,6 +42,19 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, what: str) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        UserError: if it cannot be read or is damaged.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: it is not valid JSON") from error
+
+
 def remove_partial(folder: Path) -> None:
     """Removes what a killed writer left behind."""
     for path in folder.rglob(f".*{_PARTIAL}"):

@@ -77,15 +77,24 @@ def claim(path: Path) -> RunFolder:
             f"{path} holds an unfinished run: go on with `jaxsearch search --resume {path}`, or "
             "choose another --output"
         )
+    make_empty(path, "a run folder")
+    return folder
+
+
+def make_empty(path: Path, purpose: str) -> None:
+    """Makes a folder, or takes one that is empty.
+
+    Raises:
+        UserError: if the folder holds anything or cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         occupied = any(path.iterdir())
     except OSError as error:
         reason = (error.strerror or "it cannot be made").lower()
-        raise UserError(f"cannot use {path} as a run folder: {reason}") from error
+        raise UserError(f"cannot use {path} as {purpose}: {reason}") from error
     if occupied:
         raise UserError(f"{path} is not empty: choose another --output")
-    return folder
 
 
 def existing(path: Path) -> RunFolder:

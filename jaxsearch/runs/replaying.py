@@ -11,7 +11,7 @@ from jaxsearch.core.types import Noise
 from jaxsearch.runs.arguments import resolve_file
 from jaxsearch.runs.build import Built, build, make_again
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.folder import RunFolder, existing
+from jaxsearch.runs.folder import RunFolder, existing, make_empty
 from jaxsearch.runs.images import image_name, read_png, to_pixels, write_png
 from jaxsearch.runs.recipes import read_recipes
 
@@ -31,11 +31,10 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
         output: where to write the pictures too; None does not.
 
     Raises:
-        UserError: if the run is not finished, a file of it is damaged, or `output` is not empty.
+        UserError: if the run is not finished, a file of it is damaged, or `output` is not an
+            empty folder and cannot be made one.
     """
     folder = existing(path)
-    if output is not None and output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty: take another --output, nothing is overwritten")
     if not folder.recipes.is_file():
         raise UserError(
             f"{path} has no recipes.jsonl: the run did not finish; go on with "
@@ -45,6 +44,8 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
     built = build(config)
     noise = read_recipes(folder.recipes)
     _check_fit(noise, built, folder)
+    if output is not None:
+        make_empty(output, "a folder for pictures")
     images = to_pixels(make_again(built, noise, config.microbatch).images)
     lines = [_difference(folder.images, index, image) for index, image in enumerate(images)]
     if output is not None:

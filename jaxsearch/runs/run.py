@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.files import owned, read_text, remove_partial, write_atomic, write_json
+from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, claim, existing, versions
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
@@ -73,11 +71,7 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UserError: if the run is not finished, or the file is damaged.
     """
-    text = read_text(folder.summary, "the summary")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder.summary} is damaged: it is not valid JSON") from error
+    return read_json(folder.summary, "the summary")
 
 
 def _check_versions(folder: RunFolder, console: Console) -> None:
@@ -85,10 +79,7 @@ def _check_versions(folder: RunFolder, console: Console) -> None:
     if not folder.versions.exists():  # stopped before it was written
         write_json(folder.versions, now)
         return
-    try:
-        before = json.loads(read_text(folder.versions, "the versions"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder.versions} is damaged: it is not valid JSON") from error
+    before = read_json(folder.versions, "the versions")
     changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
     if changed:
         console.print(
