@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import sys
 import time
@@ -30,8 +29,6 @@ examples:
   jaxsearch search --config runs/three/config.yaml --searcher zero_order
   jaxsearch search --resume runs/three
 """
-# Full, over quota, read-only or forbidden: nothing that a traceback would help with.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _LISTED = ("searchers", "verifiers", "models", "solvers", "schedules")
 
 
@@ -56,9 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno is None:
             raise
-        return _complain(f"cannot write {error.filename or ''}: {os.strerror(error.errno)}", 2)
+        where = f" {error.filename}" if error.filename else ""
+        return _complain(f"cannot read or write{where}: {os.strerror(error.errno).lower()}", 2)
+    except RuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        return _complain(
+            "out of memory on the device: run fewer particles at once with --microbatch, or take "
+            f"fewer prompts or candidates ({' '.join(str(error).split())[:200]})",
+            2,
+        )
 
 
 def _complain(message: str, status: int) -> int:
@@ -130,7 +136,8 @@ def _plan(arguments: list[str]) -> int:
     from jaxsearch.runs.report import print_plan
 
     built = build(request.config)
-    price = plan(built.searcher, built.problem, built.prompts)
+    microbatch = request.config.microbatch
+    price = plan(built.searcher, built.problem, built.prompts, microbatch=microbatch)
     print_plan(Console(), price, len(request.config.prompts))
     return 0
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import jax
+
+MOST = 10**6
+"""The largest count of anything: more is a slip of the keyboard, and what is counted is int32."""
 
 
 def check_range(
@@ -18,14 +22,31 @@ def check_range(
 ) -> None:
     """Refuses a number outside an interval. A traced value cannot be looked at and passes.
 
+    An infinite bound does not belong to the interval, so infinity is refused like any other value
+    that is outside.
+
     Raises:
         ValueError: if the value is outside, or is no number.
     """
     if isinstance(value, jax.core.Tracer):
         return
+    open_low, open_high = open_low or low == -math.inf, open_high or high == math.inf
     above = value > low if open_low else value >= low
     below = value < high if open_high else value <= high
     if not (above and below):
-        left = "(" if open_low or low == -math.inf else "["
-        right = ")" if open_high or high == math.inf else "]"
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
         raise ValueError(f"{name} is {value}: it must lie in {left}{low:g}, {high:g}{right}")
+
+
+def check_count(name: str, value: int, low: int = 1) -> None:
+    """Refuses what is no whole number from `low` to `MOST`. NumPy's integers are whole numbers.
+
+    Raises:
+        ValueError: if the value is none.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = low - 1
+    if isinstance(value, bool) or not low <= count <= MOST:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} to {MOST}")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.core.noise import realise, select, without_lineage
 from jaxsearch.core.types import (
     Array,
@@ -93,16 +94,22 @@ def _lineage(parent: Particle, injected: Noise) -> Noise:
 
 
 def _by_microbatch(
-    run: Callable[[PyTree], PyTree], rows: PyTree, size: int | None, mesh: Mesh | None
+    run: Callable[[PyTree], PyTree], rows: PyTree, microbatch: int | None, mesh: Mesh | None
 ) -> PyTree:
-    """Applies `run` to rows [N, ...] in microbatches of `size`, sharded over the particle axis.
+    """Applies `run` to rows [N, ...] in microbatches, sharded over the particle axis.
 
     The split is strided: every microbatch holds a slice of every shard, so no row changes its
     device. Rows are padded with copies of the last one; what the copies return is dropped.
     """
+    if microbatch is not None:
+        check_count("microbatch", microbatch)
+    if mesh is not None and PARTICLE_AXIS not in mesh.shape:
+        raise ValueError(
+            f"the mesh has the axes {tuple(mesh.shape)}: name one of them {PARTICLE_AXIS!r}"
+        )
     num = jax.tree.leaves(rows)[0].shape[0]
     devices = 1 if mesh is None else mesh.shape[PARTICLE_AXIS]
-    size = min(size or num, num)
+    size = min(microbatch or num, num)
     size = math.ceil(size / devices) * devices
     chunks = math.ceil(num / size)
 
@@ -189,6 +196,8 @@ def evaluate(
     A score that is not a finite number becomes -inf: it never wins and never crashes a searcher.
     """
     objective = problem.objective
+    if not objective.verifiers:
+        raise ValueError("the objective has no verifier: name at least one to search for")
 
     def judge(latents: Array, context: dict[str, Array]) -> Array:
         images = objective.decoder(latents)

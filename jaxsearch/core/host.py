@@ -82,7 +82,7 @@ def search_on_host(
     The other arguments are those of `search`.
 
     Raises:
-        ValueError: if `score` returns another shape.
+        ValueError: if `score` returns another shape, or other verifiers than in the first round.
     """
     stages = with_first(stages_of(searcher, problem))
     if state is None:
@@ -103,7 +103,13 @@ def search_on_host(
                     f"return one number per image, {(num_prompts, num_candidates)}"
                 )
             scores = scores.reshape((num_prompts, num_candidates, -1))
-            if state.scores.shape[1] != scores.shape[2]:  # the first round tells how many verifiers
+            if state.scores.shape[1] != scores.shape[2]:
+                if done:
+                    raise ValueError(
+                        f"score returned {scores.shape[2]} numbers per image in round {done}, but "
+                        f"{state.scores.shape[1]} before: return the same verifiers in each round"
+                    )
+                # The first round tells how many verifiers there are.
                 state = state._replace(scores=jnp.full((num_prompts, scores.shape[2]), -jnp.inf))
             decodes = jnp.full((num_prompts,), num_candidates, jnp.int32)
             spent = spent._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])

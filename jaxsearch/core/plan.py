@@ -34,15 +34,27 @@ class StagePlan(NamedTuple):
     steps: int  # S, solver steps per round
 
 
+class Memory(NamedTuple):
+    """Bytes that a search needs at least, all prompts together: what a compiler adds is unknown."""
+
+    weights: int  # denoiser, decoder and verifiers
+    state: int  # between rounds
+    proposals: int  # the largest round's
+    images: int  # of one microbatch
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
 class Plan(NamedTuple):
     """The price of a search."""
 
     cost: Cost  # int, of one prompt
     stages: tuple[StagePlan, ...]
     particles: int  # largest number of particles alive in one round, all prompts together
-    weights_bytes: int  # denoiser, decoder and verifiers
-    state_bytes: int  # between rounds, all prompts together
-    proposal_bytes: int  # the largest proposal, all prompts together
+    memory: Memory
     flops_per_pass: float  # one network pass on one latent, by the compiler's count
     flops: float  # all network passes, all prompts together
 
@@ -142,24 +154,44 @@ def stage_plans(searcher: Searcher, problem: Problem) -> tuple[StagePlan, ...]:
     return _proposals(searcher, problem).stages
 
 
-def plan(searcher: Searcher, problem: Problem, prompts: Prompts) -> Plan:
-    """The price of searching these prompts; no network, decoder or verifier runs.
+def memory(
+    searcher: Searcher, problem: Problem, prompts: Prompts, *, microbatch: int | None = None
+) -> Memory:
+    """The bytes that a search needs at least, from shapes alone.
 
     Raises:
         ValueError: if the searcher cannot work with the solver.
     """
     num_prompts = prompts.ids.shape[0]
     proposals = _proposals(searcher, problem)
-    state = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), _key_shape())
+    particles = num_prompts * max(stage.candidates for stage in proposals.stages)
+    latents = (min(microbatch or particles, particles), *problem.denoiser.shape)
+    decoder = problem.objective.decoder
+    return Memory(
+        weights=_bytes((problem.denoiser, problem.objective)),
+        state=_bytes(jax.eval_shape(lambda k: start(k, searcher, problem, prompts), _key_shape())),
+        proposals=num_prompts * proposals.bytes,
+        images=_bytes(jax.eval_shape(decoder, jax.ShapeDtypeStruct(latents, jnp.float32))),
+    )
+
+
+def plan(
+    searcher: Searcher, problem: Problem, prompts: Prompts, *, microbatch: int | None = None
+) -> Plan:
+    """The price of searching these prompts; no network, decoder or verifier runs.
+
+    Raises:
+        ValueError: if the searcher cannot work with the solver.
+    """
+    num_prompts = prompts.ids.shape[0]
+    stages = stage_plans(searcher, problem)
     cost = count_cost(searcher, problem)
     flops = flops_per_pass(problem.denoiser, prompts)
     return Plan(
         cost=cost,
-        stages=proposals.stages,
-        particles=num_prompts * max(stage.candidates for stage in proposals.stages),
-        weights_bytes=_bytes((problem.denoiser, problem.objective)),
-        state_bytes=_bytes(state),
-        proposal_bytes=num_prompts * proposals.bytes,
+        stages=stages,
+        particles=num_prompts * max(stage.candidates for stage in stages),
+        memory=memory(searcher, problem, prompts, microbatch=microbatch),
         flops_per_pass=flops,
         flops=flops * int(cost.network_passes) * num_prompts,
     )

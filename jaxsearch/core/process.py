@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Process, Schedule
 
 # --------------------------------------------------------------------------------------- processes
@@ -117,11 +118,6 @@ def at(process: Process, times: np.ndarray, *, final: float | None = None) -> Sc
     return Schedule(process, visited, alpha, sigma)
 
 
-def _check_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}: a sampler takes at least 1 step")
-
-
 def karras(
     process: Process,
     *,
@@ -145,14 +141,16 @@ def karras(
     Raises:
         ValueError: if a number is out of its range, or a level out of the process's.
     """
-    _check_steps(num_steps)
-    if not 0 < sigma_min <= sigma_max:
-        raise ValueError(f"need 0 < sigma_min <= sigma_max, not {sigma_min} and {sigma_max}")
-    if rho <= 0:
-        raise ValueError(f"rho is {rho}: it must be positive")
+    check_count("num_steps", num_steps)
+    check_range("sigma_max", sigma_max, 0.0, open_low=True)
+    check_range("sigma_min", sigma_min, 0.0, sigma_max, open_low=True)
+    check_range("rho", rho, 0.0, open_low=True)
     ramp = np.arange(num_steps) / max(num_steps - 1, 1)
-    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    levels = (start + ramp * (end - start)) ** rho
+    with np.errstate(over="ignore", invalid="ignore"):
+        start, end = np.float64(sigma_max) ** (1 / rho), np.float64(sigma_min) ** (1 / rho)
+        levels = (start + ramp * (end - start)) ** rho
+    if not np.isclose(levels[0], sigma_max):
+        raise ValueError(f"rho is {rho:g}: sigma^(1/rho) leaves float64; take a rho nearer to 7")
     times = process.time(levels)
     reached = process.sigma(times) / process.alpha(times)
     if not np.allclose(reached, levels, rtol=1e-6, atol=0):
@@ -186,7 +184,7 @@ def trained_steps(
         ValueError: if the process is not discrete, there are more steps than training steps, one
             lies outside them, or the spacing or the end is unknown.
     """
-    _check_steps(num_steps)
+    check_count("num_steps", num_steps)
     if process.name != "variance_preserving":
         raise ValueError(f"the {process.name} process has no training steps: take another schedule")
     num_train_steps = int(process.time(np.asarray(np.inf))) + 1
@@ -219,11 +217,14 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
         shift: how far times move towards noise, above 0.
 
     Raises:
-        ValueError: if the shift is not positive.
+        ValueError: if the process is no flow, or a number is out of its range.
     """
-    _check_steps(num_steps)
-    if shift <= 0:
-        raise ValueError(f"shift is {shift}: it must be positive")
+    check_count("num_steps", num_steps)
+    check_range("shift", shift, 0.0, open_low=True)
+    if process.name != "flow":
+        raise ValueError(
+            f"the {process.name} process has no times from 1 to 0: take the schedule karras"
+        )
     times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
     return at(process, shift * times / (1.0 + (shift - 1.0) * times))
 

@@ -28,7 +28,13 @@ from jaxsearch.core.types import (
 
 
 def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) -> SearchState:
-    """The state before the first round. The key is the whole search's."""
+    """The state before the first round. The key is the whole search's.
+
+    Raises:
+        TypeError: if the key is not a typed one.
+        ValueError: if the parts of the search do not go together.
+    """
+    _check(key, prompts)
     space = noise_space(problem, searcher.rank)
     num_prompts = prompts.ids.shape[0]
     rounds = sum(stage.rounds for stage in searcher.stages(space))
@@ -47,6 +53,21 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
         trace=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rounds, *leaf.shape)), trace),
         round=jnp.zeros((), jnp.int32),
     )
+
+
+def _check(key: Array, prompts: Prompts) -> None:
+    """Refuses what would fail later on, or work and mean something else."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
+        raise TypeError(f"the key is a {key.dtype} {key.shape}: pass one jax.random.key(seed)")
+    if prompts.ids.ndim != 1 or not prompts.ids.size:
+        raise ValueError(f"prompts.ids has the shape {prompts.ids.shape}: pass [P] of at least 1")
+    for path, leaf in jax.tree_util.tree_leaves_with_path((prompts.cond, prompts.context)):
+        if leaf.shape[:1] != prompts.ids.shape:
+            where = ("cond", "context")[path[0].idx] + jax.tree_util.keystr(path[1:])
+            raise ValueError(
+                f"prompts.{where} has the shape {leaf.shape} for {prompts.ids.size} prompts: "
+                "its first axis is the prompts"
+            )
 
 
 def ask(keys: Array, stage: Stage, first: Array | int, state: SearchState) -> Proposal:

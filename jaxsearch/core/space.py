@@ -12,9 +12,18 @@ from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Problem, Se
 
 
 def noise_space(problem: Problem, rank: int) -> NoiseSpace:
-    """What a searcher of rank `M` may know of a problem."""
+    """What a searcher of rank `M` may know of a problem.
+
+    Raises:
+        ValueError: if the solver visits another process than the denoiser was trained on.
+    """
     solver, shape = problem.solver, problem.denoiser.shape
     schedule = solver.schedule
+    if schedule.process is not problem.denoiser.process:
+        raise ValueError(
+            f"the schedule visits a process of kind {schedule.process.name}, but the denoiser has "
+            f"its own, of kind {problem.denoiser.process.name}: make it with denoiser.process"
+        )
     scale = float(schedule.process.prior_scale(schedule.times[0]))
 
     def root(noise: Noise, value: Array | None = None) -> Particle:

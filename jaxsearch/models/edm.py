@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.checks import check_range
 from jaxsearch.core.prediction import per_row
 from jaxsearch.core.process import edm
 from jaxsearch.core.types import Array, Denoiser, Prediction, PyTree
@@ -44,13 +45,12 @@ def edm_denoiser(
         A denoiser on `process.edm()`; its time is the noise level, which must be positive.
 
     Raises:
-        ValueError: if `sigma_data` is not positive.
+        ValueError: if `sigma_data` is not positive and finite.
 
     Reference: Karras, Aittala, Aila, Laine, *Elucidating the design space of diffusion-based
     generative models*, 2022, https://arxiv.org/abs/2206.00364.
     """
-    if sigma_data <= 0:
-        raise ValueError(f"sigma_data is {sigma_data}: it must be positive")
+    check_range("sigma_data", sigma_data, 0.0, open_low=True)
     return Denoiser(
         apply=_preconditioned(network_apply, float(sigma_data)),
         process=edm(),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.checks import check_range
 from jaxsearch.core.types import Array, Denoiser, Prediction, PyTree
 
 
@@ -31,9 +32,13 @@ def classifier_free_guidance(denoiser: Denoiser, *, scale: Array | float, null: 
     Returns:
         A denoiser of twice the passes, with the inner weights among its leaves.
 
+    Raises:
+        ValueError: if the scale is not finite.
+
     Reference: Ho, Salimans, *Classifier-free diffusion guidance*, 2022,
     https://arxiv.org/abs/2207.12598.
     """
+    check_range("guidance scale", scale)
     if isinstance(scale, int | float | np.number) and scale == 1:
         return denoiser
     return Denoiser(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.plan import count_cost
+from jaxsearch.core.plan import count_cost, memory
 from jaxsearch.core.replay import remake
-from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import (
     Array,
     Noise,
@@ -24,7 +24,7 @@ from jaxsearch.core.types import (
 from jaxsearch.core.value import VALUES
 from jaxsearch.runs import components
 from jaxsearch.runs.config import Component, Config
-from jaxsearch.runs.errors import UserError, explained
+from jaxsearch.runs.errors import UserError, bytes_text, explained
 from jaxsearch.zoo import Model
 
 
@@ -73,10 +73,28 @@ def build(config: Config) -> Built:
         value=VALUES[config.value],
     )
     with explained(searcher.name):
-        stages_of(searcher, problem)
+        _check_size(searcher, problem, prompts, config.microbatch)
     if config.budget is not None:
         _check_budget(config.budget, searcher, problem)
     return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
+
+
+def _check_size(
+    searcher: Searcher, problem: Problem, prompts: Prompts, microbatch: int | None
+) -> None:
+    """Refuses a search whose arrays alone cannot fit, before anything of that size is made."""
+    needed = memory(searcher, problem, prompts, microbatch=microbatch)
+    device = jax.devices()[0]
+    there = (device.memory_stats() or {}).get("bytes_limit")
+    if there is None and hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if there is not None and needed.total > there * jax.device_count():
+        part, largest = max(needed._asdict().items(), key=lambda item: item[1])
+        raise UserError(
+            f"the search needs at least {bytes_text(needed.total)} ({part} {bytes_text(largest)}), "
+            f"but there are {bytes_text(there)}: take fewer prompts or candidates, or smaller "
+            "settings"
+        )
 
 
 def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:

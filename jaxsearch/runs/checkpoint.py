@@ -94,6 +94,11 @@ class Checkpoints:
         """
         if not self._folder.exists():
             return None
+        if not self._folder.is_dir():
+            raise UserError(
+                f"{self._folder} is no folder of checkpoints: remove it to start this run again "
+                "from the beginning"
+            )
         from orbax.checkpoint import args
 
         manager = self._open()
@@ -106,8 +111,8 @@ class Checkpoints:
             found = manager.restore(step, args=args.StandardRestore(content))
         except Exception as error:  # orbax raises many kinds for a damaged folder
             raise UserError(
-                f"the checkpoint {self._folder / str(step)} is damaged: remove {self._folder} to "
-                "start this run again from the beginning"
+                f"the checkpoint {self._folder / str(step)} is damaged, or of another config: "
+                f"remove {self._folder} to start this run again from the beginning"
             ) from error
         return unpack(found["state"], self._like, self._implementation), float(found["seconds"])
 

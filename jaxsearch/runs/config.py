@@ -103,7 +103,7 @@ def _normalise(raw: Any, path: Path) -> dict[str, Any]:
         if key in KINDS:
             value = {"name": value} if isinstance(value, str) else value
         elif key in _LISTS:
-            value = [str(item) for item in (value if isinstance(value, list) else [value])]
+            value = _texts(key, value, path)
         elif key not in (*_NUMBERS, "value", "verifiers"):
             raise unknown(f"{path} has an unknown entry", str(key), [*_LISTS, *_DEFAULTS, *KINDS])
         if key in (*KINDS, "verifiers") and not isinstance(value, Mapping):
@@ -116,6 +116,15 @@ def _normalise(raw: Any, path: Path) -> dict[str, Any]:
     return result
 
 
+def _texts(key: str, value: Any, path: Path) -> list[str]:
+    """A list of names or prompts; YAML reads some of them as numbers."""
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, str | int | float):
+            raise UserError(f"{path}: {key} holds {item!r}: write '{key}: [name, ...]'")
+    return [str(item) for item in items]
+
+
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two configs in one; `above` wins. Settings of a part go when `above` names another part."""
     result = dict(below)
@@ -124,11 +133,17 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         if key in KINDS and old and value.get("name", old.get("name")) == old.get("name"):
             value = {**old, **value}
         elif key == "verifiers":
-            value = {**(old or {}), **value}
+            value = {**(old or {}), **{name: _over(old, name, value[name]) for name in value}}
         result[key] = value
     if "prompts" in above and "num_prompts" not in above:
         result["num_prompts"] = None
     return result
+
+
+def _over(below: Mapping[str, Any] | None, name: str, above: Any) -> Any:
+    """The settings of a verifier, over those below; what is no mapping is refused later."""
+    settings = (below or {}).get(name, {})
+    return {**settings, **above} if isinstance(above, Mapping) else above
 
 
 def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +155,10 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full["report"] = [name for name in dict.fromkeys(full["report"]) if name not in full["guide"]]
     if not full["guide"]:
         raise UserError("no guide: name at least one verifier to search for")
+    chosen, given = full["guide"] + full["report"], raw.get("verifiers", {})
+    full["verifiers"] = {  # defaults of a verifier that is not there are nobody's mistake
+        name: value for name, value in full["verifiers"].items() if name in chosen or name in given
+    }
     full["prompts"] = [part for text in full["prompts"] for part in entry.split(text)]
     if not full["prompts"]:
         raise UserError("no prompts: name at least one")

@@ -26,6 +26,16 @@ def unknown(complaint: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"{complaint} {name!r}: there is {', '.join(known) or 'none'}")
 
 
+def bytes_text(number: int) -> str:
+    """A number of bytes for people."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:,.4g} {unit}" if size < 1e6 else f"{size:,.0f} {unit}"
+
+
 @contextlib.contextmanager
 def explained(subject: str) -> Iterator[None]:
     """Makes a `ValueError` of the library the user's; `subject` is whose settings are at fault."""

@@ -42,17 +42,20 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
-    """What `write_json` wrote.
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The mapping that `write_json` wrote.
 
     Raises:
         UserError: if it cannot be read or is damaged.
     """
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: it is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no entries")
+    return value
 
 
 def remove_partial(folder: Path) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxsearch.core.plan import Plan
+from jaxsearch.runs.errors import bytes_text
 
 
 def _number(value: float | None) -> str:
@@ -93,8 +94,9 @@ def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
         {
             "rounds": f"{plan.rounds}: {stages}",
             "particles": f"{plan.particles:,} at once, unless --microbatch says fewer",
-            "weights": _bytes(plan.weights_bytes),
-            "search state": f"{_bytes(plan.state_bytes)}, proposals {_bytes(plan.proposal_bytes)}",
+            "memory": ", ".join(
+                f"{name} {bytes_text(size)}" for name, size in plan.memory._asdict().items()
+            ),
         },
     )
 
@@ -104,15 +106,6 @@ def _si(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g} {unit}"
     return f"{value:.3g}"
-
-
-def _bytes(value: int) -> str:
-    size = float(value)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.4g} {unit}"
 
 
 def print_catalogue(console: Console, catalogue: Mapping[str, Mapping[str, str]]) -> None:

@@ -15,8 +15,10 @@ from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
+from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, claim, existing, versions
+from jaxsearch.runs.interruption import Interruption
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
 
@@ -35,7 +37,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
 
     Raises:
         UserError: if the config makes no sense or the folder is taken; nothing is written then.
-        RunInterruptedError: on Ctrl-C.
+        RunInterruptedError: on Ctrl-C, once the round under way is done and saved.
     """
     built = build(config)
     folder = claim(path)
@@ -53,13 +55,14 @@ def resume_run(
 
     Raises:
         UserError: if there is no such run, it is in use or its checkpoint is damaged.
-        RunInterruptedError: on Ctrl-C.
+        RunInterruptedError: on Ctrl-C, once the round under way is done and saved.
     """
     folder = existing(path)
     with owned(path):
         if folder.summary.exists():
+            summary = read_summary(folder)
             console.print(f"{path} is complete: nothing is left to do", highlight=False)
-            return read_summary(folder)
+            return summary
         remove_partial(path)
         _check_versions(folder, console)
         return _carry_out(config, build(config), folder, execution, console)
@@ -71,7 +74,12 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UserError: if the run is not finished, or the file is damaged.
     """
-    return read_json(folder.summary, "the summary")
+    summary = read_json(folder.summary, "the summary")
+    needed = ("complete", "prompts", "scores", "cost_per_prompt", "plain_cost_per_prompt",
+              "cost_total", "seconds")  # fmt: skip
+    if missing := [key for key in needed if key not in summary]:
+        raise UserError(f"{folder.summary} is damaged: it has no entry {missing[0]!r}")
+    return summary
 
 
 def _check_versions(folder: RunFolder, console: Console) -> None:
@@ -93,14 +101,11 @@ def _carry_out(
     config: Config, built: Built, folder: RunFolder, execution: Execution, console: Console
 ) -> dict[str, Any]:
     begun = time.monotonic()
-    try:
-        with CompileClock() as clock:
-            state, searching, checkpoints = _search(
-                config, built, folder, execution, console, clock
-            )
-            summary = write_results(config, built, folder, result_of(state), searching)
-    except KeyboardInterrupt as error:
-        raise RunInterruptedError(folder.path) from error
+    with Interruption(console) as interruption, CompileClock() as clock:
+        state, searching, checkpoints = _search(
+            config, built, folder, execution, console, clock, interruption
+        )
+        summary = write_results(config, built, folder, result_of(state), searching)
     total = time.monotonic() - begun
     seconds = {"search": searching, "compile": clock.seconds, "total": total}
     summary["seconds"] = {key: round(value, 3) for key, value in seconds.items()}
@@ -124,8 +129,9 @@ def _search(
     execution: Execution,
     console: Console,
     clock: CompileClock,
+    interruption: Interruption,
 ) -> tuple[SearchState, float, Checkpoints]:
-    """The last state, the seconds spent on the search and the checkpoints, still there."""
+    """The last state, the seconds of searching without compiling, and the checkpoints."""
     key, searcher, problem, prompts = built.key, built.searcher, built.problem, built.prompts
     shapes = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
     checkpoints = Checkpoints(folder.checkpoint, shapes, key, execution.checkpoint_seconds)
@@ -134,7 +140,11 @@ def _search(
     if state is not None:
         console.print(f"going on after round {int(state.round)}", highlight=False)
     pace, done = Pace(clock), 0 if state is None else int(state.round)
-    begun = time.monotonic() - seconds
+    begun = time.monotonic() - clock.seconds - seconds
+
+    def spent() -> float:
+        return time.monotonic() - clock.seconds - begun
+
     chunks = search_in_chunks(
         key, searcher, problem, prompts,
         rounds_per_chunk=pace, state=state, microbatch=config.microbatch,
@@ -146,12 +156,11 @@ def _search(
                 jax.block_until_ready(state)
                 report(state, pace.done(int(state.round) - done))
                 done = int(state.round)
-                checkpoints.offer(state, time.monotonic() - begun)
-        except KeyboardInterrupt:
-            if state is not None:
-                checkpoints.save(state, time.monotonic() - begun)
-            raise
+                if interruption.wanted:
+                    checkpoints.save(state, spent())
+                    raise RunInterruptedError(folder.path)
+                checkpoints.offer(state, spent())
         finally:
             checkpoints.wait()
     assert state is not None  # a search has at least one round, so at least one state
-    return state, time.monotonic() - begun, checkpoints
+    return state, spent(), checkpoints

@@ -11,9 +11,10 @@ from typing import Any
 
 import jsonargparse
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.runs.components import Setting, check_value, factory_of, settings_of, summary_of
 from jaxsearch.runs.config import KINDS
-from jaxsearch.runs.errors import UserError, unknown
+from jaxsearch.runs.errors import UserError, explained, unknown
 
 Tables = Mapping[str, Mapping[str, Setting]]
 
@@ -81,7 +82,11 @@ def tables_of(full: Mapping[str, Any]) -> Tables:
         tables[f"verifiers.{name}"] = _checked("verifier", name, model, given)
     for name in full["verifiers"]:
         if name not in chosen:
-            raise UserError(f"verifiers.{name} has settings, but {name} is no guide and no report")
+            factory_of("verifier", str(name), model)  # names the nearest where it is misspelt
+            raise UserError(
+                f"verifiers.{name} has settings, but {name} is no guide and no report: name it in "
+                "one of them, or leave its settings out"
+            )
     return tables
 
 
@@ -91,8 +96,12 @@ def _checked(kind: str, name: str, model: str, given: Mapping[str, Any]) -> dict
         raise UserError(f"settings of {name} are {given!r}: write '{name}: {{...}}'")
     for key in given:
         if key not in settings:
-            raise unknown(f"{name} has no setting", key, settings)
+            raise unknown(f"{name} has no setting", str(key), settings)
     return settings
+
+
+class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that leaves the lines of its examples alone."""
 
 
 def _parser(
@@ -102,6 +111,7 @@ def _parser(
         prog=prog,
         usage=f"{prog} [options]",
         description=description,
+        formatter_class=_Help,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -190,6 +200,7 @@ def read_settings(
         found = parser.parse_args(list(rest), namespace=below).as_dict()
     except (argparse.ArgumentError, TypeError) as error:
         raise _one_line(str(error), tables) from error
+    _check_nulls(found, tables)
     _check_general(found)
     return found
 
@@ -214,13 +225,26 @@ def _check_options(
         raise unknown("unknown option", option, known)
 
 
+def _check_nulls(found: Mapping[str, Any], tables: Tables) -> None:
+    """Refuses null for what is no choice of none; jsonargparse takes it for a default."""
+    flat = _flat(found)
+    for prefix, settings in {"": {**GENERAL, **EXECUTION}, **tables}.items():
+        for name, setting in settings.items():
+            key = f"{prefix}.{name}" if prefix else name
+            if flat.get(key, ...) is None and type(None) not in typing.get_args(setting.type):
+                raise UserError(f"{key} is null: pass {_type_name(setting.type)}")
+
+
 def _check_general(found: Mapping[str, Any]) -> None:
     check_value(found["value"])
     if not 0 <= found["seed"] < 2**32:
         raise UserError(f"seed is {found['seed']}: it must lie in [0, 4294967295]")
-    for key in ("num_prompts", "budget", "microbatch"):
-        if found[key] is not None and found[key] < 1:
-            raise UserError(f"{key} is {found[key]}: it must be at least 1")
+    for key in ("num_prompts", "microbatch"):
+        if found[key] is not None:
+            with explained(key):
+                check_count(key, found[key])
+    if found["budget"] is not None and found["budget"] < 1:
+        raise UserError(f"budget is {found['budget']}: it must be at least 1")
     if not found["checkpoint_seconds"] >= 0:
         seconds = found["checkpoint_seconds"]
         raise UserError(f"checkpoint_seconds is {seconds}: it must be 0 or more")

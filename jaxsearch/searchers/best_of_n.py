@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.core.noise import fold_in_each, fresh_trajectory, repeat, require_noise, take
 from jaxsearch.core.types import (
     Array,
@@ -32,8 +33,7 @@ def best_of_n(*, candidates: int = 4, share_initial_noise: bool = False) -> Sear
         ValueError: if `candidates` is below 1; on a solver without noise, if the initial noise is
             shared.
     """
-    if candidates < 1:
-        raise ValueError(f"candidates is {candidates}: best_of_n draws at least 1 sample")
+    check_count("candidates", candidates)
 
     def init_fn(space: NoiseSpace, key: Array) -> PyTree:
         del space

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsearch.core.checks import check_range
+from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
     add_term,
     draw,
@@ -81,13 +81,12 @@ def epsilon_greedy(
     Raises:
         ValueError: if a setting is out of its range; on a solver that injects no noise.
     """
-    per_step = None if isinstance(iterations, int) else tuple(iterations)
-    most = iterations if isinstance(iterations, int) else max(iterations, default=0)
-    if candidates < 1 or most < 1 or (per_step and min(per_step) < 0):
-        raise ValueError(
-            f"candidates is {candidates} and iterations {iterations}: epsilon_greedy needs at "
-            "least 1 of each (0 iterations only for some of the steps)"
-        )
+    per_step = tuple(iterations) if isinstance(iterations, Sequence) else None
+    for number in per_step or ():
+        check_count("iterations of a step", number, 0)
+    most = max(iterations, default=0) if isinstance(iterations, Sequence) else iterations
+    check_count("candidates", candidates)
+    check_count("iterations", most)
     check_range("radius", radius, 0.0, open_low=True)
     check_range("epsilon", epsilon, 0.0, 1.0)
 
@@ -129,10 +128,11 @@ def epsilon_greedy(
     def searched_stage(space: NoiseSpace, plan: tuple[int, ...], begin: int, end: int) -> Stage:
         size = math.prod(space.shape)
         # Which step a round searches, which of its iterations it is, and whether it is the last.
-        table = [(i, k, k == plan[i] - 1) for i in range(begin, end) for k in range(plan[i])]
-        steps, counts, lasts = (
-            jnp.asarray(np.asarray(column)) for column in zip(*table, strict=True)
-        )
+        each = np.asarray(plan[begin:end])
+        of_round = np.repeat(np.arange(begin, end), each)
+        number = np.arange(len(of_round)) - np.repeat(np.cumsum(each) - each, each)
+        last = number == np.asarray(plan)[of_round] - 1
+        steps, counts, lasts = jnp.asarray(of_round), jnp.asarray(number), jnp.asarray(last)
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             row, count = steps[round] + 1, counts[round]
@@ -181,7 +181,7 @@ def epsilon_greedy(
             parent = parent._replace(noise=lineage)
             return State(state.keys, parent, value, child, score)
 
-        return Stage(len(table), ask_fn, tell_fn, finishes=end == space.num_steps)
+        return Stage(len(of_round), ask_fn, tell_fn, finishes=end == space.num_steps)
 
     def passed_stage(space: NoiseSpace, plan: tuple[int, ...], begin: int, end: int) -> Stage:
         del plan

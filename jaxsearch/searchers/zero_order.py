@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.checks import check_range
+from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import add_term, draw, fresh_trajectory, realise, repeat, select, take
 from jaxsearch.core.types import (
     Array,
@@ -58,11 +58,8 @@ def zero_order(
     Raises:
         ValueError: if a setting is out of its range.
     """
-    if neighbours < 1 or iterations < 1:
-        raise ValueError(
-            f"neighbours is {neighbours} and iterations {iterations}: zero_order needs at least 1 "
-            "of each"
-        )
+    check_count("neighbours", neighbours)
+    check_count("iterations", iterations)
     if geometry not in ("cosine", "distance"):
         raise ValueError(f"unknown geometry {geometry!r}: take 'cosine' or 'distance'")
     farthest = 1.0 if geometry == "cosine" else math.inf

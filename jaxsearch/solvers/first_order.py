@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.checks import check_range
 from jaxsearch.core.prediction import per_row
 from jaxsearch.core.types import Array, PyTree, Schedule, Solver, StepResult
 
@@ -29,8 +30,7 @@ def first_order(schedule: Schedule, *, eta: float = 1.0) -> Solver:
     Raises:
         ValueError: if `eta` is outside [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}: it must lie in [0, 1]")
+    check_range("eta", eta, 0.0, 1.0)
     alpha, sigma = schedule.alpha, schedule.sigma
     kept = (alpha[:-1] / alpha[1:]) ** 2 * sigma[1:] ** 2
     up = eta * sigma[1:] / sigma[:-1] * np.sqrt(np.maximum(sigma[:-1] ** 2 - kept, 0.0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.checks import check_range
 from jaxsearch.core.prediction import per_row
 from jaxsearch.core.types import Array, Prediction, PyTree, Schedule, Solver, StepResult
 
@@ -34,20 +37,18 @@ def heun(
         schedule: the points to visit.
         churn: S_churn, total churn over the trajectory; 0 makes the sampler deterministic.
         churn_min: S_min, the lowest level that is churned.
-        churn_max: S_max, the highest.
+        churn_max: S_max, the highest; infinity churns from the first step on.
         noise_inflation: S_noise, by what injected noise is scaled.
 
     Raises:
         ValueError: if a number is out of its range, the schedule starts at pure noise, or churn
             leaves the process.
     """
-    if churn < 0 or churn_min < 0 or noise_inflation <= 0:
-        raise ValueError(
-            f"need churn >= 0, churn_min >= 0 and noise_inflation > 0, "
-            f"not {churn}, {churn_min} and {noise_inflation}"
-        )
-    if churn_min > churn_max:
-        raise ValueError(f"churn_min is {churn_min}, above churn_max {churn_max}")
+    check_range("churn", churn, 0.0)
+    check_range("churn_min", churn_min, 0.0)
+    if churn_max != math.inf:
+        check_range("churn_max", churn_max, churn_min)
+    check_range("noise_inflation", noise_inflation, 0.0, open_low=True)
     if schedule.alpha[0] == 0:
         raise ValueError(
             "heun works on x/alpha, and this schedule starts at alpha = 0 (pure noise): "

@@ -21,6 +21,7 @@ import io
 import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +216,9 @@ def to_uint8(images: Array) -> Array:
     return jnp.floor(jnp.clip(images, 0, 1) * 255 + 0.5).astype(jnp.uint8)
 
 
-def compressibility(*, max_bytes: int = 3000, quality: int = 80, path: str = "device") -> Verifier:
+def compressibility(
+    *, max_bytes: int = 3000, quality: int = 80, path: Literal["device", "host"] = "device"
+) -> Verifier:
     """Rewards images whose JPEG file is small: `1 - clip(bytes / max_bytes, 0, 1)`.
 
     An image with a pixel that is not finite scores NaN, so it is never chosen.

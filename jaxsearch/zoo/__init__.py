@@ -19,8 +19,10 @@ class Model(NamedTuple):
     denoiser: Denoiser
     decoder: Decoder
     prompts: Callable[[Sequence[str]], Prompts]
-    """What was asked for [P], as the denoiser and the verifiers read it, with ids 0..P-1. Raises
-    `ValueError` for a prompt that the model cannot take."""
+    """What was asked for [P], as the denoiser and the verifiers read it. The id of a prompt says
+    what it asks for and how often that was asked before, never its place in the list, so its result
+    is the same beside other prompts. Raises `ValueError` for a prompt that the model cannot take.
+    """
 
 
 class ModelEntry(NamedTuple):

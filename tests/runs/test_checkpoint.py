@@ -88,5 +88,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     checkpoints.wait()
     step = next(path for path in folder.iterdir() if path.name.isdigit())
     shutil.rmtree(step / "default")
-    with pytest.raises(UserError, match="is damaged: remove"):
+    with pytest.raises(UserError, match="is damaged, or of another config: remove"):
+        Checkpoints(folder, shapes(key), key, 0.0).restore()
+
+
+def test_a_checkpoint_that_is_a_file_is_named(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.write_text("")
+    key = jax.random.key(0)
+    with pytest.raises(UserError, match="is no folder of checkpoints: remove it"):
         Checkpoints(folder, shapes(key), key, 0.0).restore()

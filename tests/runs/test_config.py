@@ -72,6 +72,15 @@ def test_a_name_alone_is_enough_in_a_file(tmp_path: Path) -> None:
     assert "classifier" in {part.name for part in config.report}
 
 
+def test_settings_of_a_model_for_a_verifier_go_with_it(tmp_path: Path) -> None:
+    """Kills: defaults that are lost beside others' settings, or that demand their verifier."""
+    path = tmp_path / "c.yaml"
+    path.write_text("verifiers: {compressibility: {quality: 90}}\n")
+    (part,) = (p for p in config_of("--config", str(path)).report if p.name == "compressibility")
+    assert part.settings == {"max_bytes": 1000, "quality": 90, "path": "device"}
+    assert not config_of("--guide", "judge", "--report").report
+
+
 def test_overlay_drops_settings_of_a_part_that_is_replaced() -> None:
     below = {"searcher": {"name": "a", "x": 1}, "seed": 1}
     assert overlay(below, {"searcher": {"x": 2}})["searcher"] == {"name": "a", "x": 2}
@@ -91,7 +100,16 @@ def test_overlay_drops_settings_of_a_part_that_is_replaced() -> None:
         ("searcher: {name: 3}", "must be a text"),
         ("just words", "is no config file"),
         ("verifiers: {compressibility: 3}", "settings of compressibility are 3"),
-        ("verifiers: {jpeg: {}}", "jpeg is no guide"),
+        ("verifiers: {jpeg: {}}", "unknown verifier 'jpeg'"),
+        ("seed: null", "seed is null: pass a whole number"),
+        ("searcher: {candidates: null}", "searcher.candidates is null"),
+        ("searcher: {3: 1}", "epsilon_greedy has no setting '3'"),
+        ("3: 1", "unknown entry '3'"),
+        ("guide: null", "guide holds None: write"),
+        ("prompts: {a: 1}", r"prompts holds {'a': 1}"),
+        ("verifiers: {compressibility: null}", "settings of compressibility are None"),
+        ("microbatch: 0", "microbatch is 0"),
+        ("num_prompts: 9999999", "num_prompts is 9999999"),
         ("guide: []", "no guide"),
         ("guide: [clasifier]", "unknown verifier 'clasifier': did you mean classifier"),
         ("prompts: []", "no prompts"),

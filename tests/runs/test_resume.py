@@ -128,6 +128,23 @@ def test_killed_again_and_again(base: Path, undisturbed: Path) -> None:
     assert_same_run(undisturbed, run)
 
 
+def test_a_second_ctrl_c_does_not_wait(base: Path) -> None:
+    """Kills: a handler that only ever waits for the round under way."""
+    run = base / "twice"
+    process = launch(base, *ARGUMENTS, "--output", str(run), "--compilation-cache", "cold")
+    wait_until((run / "versions.json").exists, process)
+    time.sleep(0.5)  # compiling: the end of a round is far
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "Ctrl-C again stops at once" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    check_whole(run)
+    assert not saved_rounds(run)
+
+
 def test_killed_while_results_are_written(base: Path, undisturbed: Path) -> None:
     run = base / "killed_late"
     process = launch(base, *ARGUMENTS, "--output", str(run))

@@ -12,6 +12,7 @@ import pytest
 from experiments.digits_quality import frechet_distance, sample_digits
 from jaxsearch.zoo import digits
 from jaxsearch.zoo.digits.data import splits
+from jaxsearch.zoo.digits.entry import ENTRY
 from jaxsearch.zoo.digits.load import denoiser_with, network, weights
 
 LABELS = np.arange(200) % 10
@@ -140,3 +141,11 @@ def test_weights_are_arguments_and_never_constants(guidance):
     closed = denoiser_with(parts[0].params if guidance == 1.0 else parts[0].params["inner"])
     caught = jax.make_jaxpr(lambda x: closed(x, jnp.ones((2,)), jnp.zeros((2,), jnp.int32)).x0)
     assert sum(np.size(c) for c in caught(jnp.zeros((2, 8, 8, 1))).consts) > 10_000
+
+
+def test_a_prompt_keeps_its_id_beside_others():
+    """Kills: an id that is the prompt's place in the list."""
+    ids = lambda *texts: ENTRY.load().prompts(texts).ids.tolist()  # noqa: E731
+    assert ids("7") == [7]
+    assert ids("3", "7", "3", "7", "7") == [3, 7, 13, 17, 27]
+    assert ids(*(str(i % 10) for i in range(36))) == list(range(36))

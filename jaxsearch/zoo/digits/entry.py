@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsearch.core.types import Prompts
 from jaxsearch.zoo import Model, ModelEntry
@@ -39,9 +42,14 @@ def load(*, conditional: bool = False, guidance: float = 1.0, enlarge: int = 4) 
         wrong = [text for text in texts if text not in _LABELS]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no digit: a prompt is a label from 0 to 9")
-        labels = jnp.asarray([int(text) for text in texts], jnp.int32)
-        cond = labels if conditional else jnp.full_like(labels, NO_LABEL)
-        return Prompts(jnp.arange(len(texts), dtype=jnp.int32), cond, {"label": labels})
+        labels = np.asarray([int(text) for text in texts], np.int32)
+        # The n-th request for a label has the same noise whatever else is asked for.
+        seen = [itertools.count() for _ in _LABELS]
+        count = np.asarray([next(seen[label]) for label in labels])
+        cond = labels if conditional else np.full_like(labels, NO_LABEL)
+        ids = labels + 10 * count
+        as_int = functools.partial(jnp.asarray, dtype=jnp.int32)
+        return Prompts(as_int(ids), as_int(cond), {"label": as_int(labels)})
 
     return Model(denoiser(guidance=guidance), decoder(enlarge=enlarge), prompts)
 
@@ -54,6 +62,7 @@ ENTRY = ModelEntry(
         "schedule": {"name": "karras", "num_steps": 18},
         "guide": ["classifier"],
         "report": ["classifier", "judge", "brightness", "compressibility"],
+        "verifiers": {"compressibility": {"max_bytes": 1000}},  # of 32 x 32 grey pixels
         "prompts": _LABELS,
         "num_prompts": 36,
     },

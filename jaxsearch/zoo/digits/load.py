@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array, Decoder, Denoiser, PyTree, Verifier
 from jaxsearch.models.edm import edm_denoiser
 from jaxsearch.models.guidance import classifier_free_guidance
@@ -81,10 +82,9 @@ def decoder(*, enlarge: int = 4) -> Decoder:
     """Latents [n,8,8,1] in [-1,1] to images [n,8*enlarge,8*enlarge,1] in [0,1], pixels repeated.
 
     Raises:
-        ValueError: if `enlarge` is below 1.
+        ValueError: if `enlarge` is no whole number from 1.
     """
-    if enlarge < 1:
-        raise ValueError(f"enlarge is {enlarge}: it must be at least 1")
+    check_count("enlarge", enlarge)
 
     def apply(params: PyTree, latents: Array) -> Array:
         images = jnp.clip((latents.astype(jnp.float32) + 1) / 2, 0.0, 1.0)
