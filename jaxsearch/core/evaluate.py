@@ -62,8 +62,10 @@ def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particl
             noise = proposal.value[:, s]
         moved = solver.step(denoise, particle.x, particle.step, noise, particle.memory)
         passes = passes + denoiser.passes * calls[particle.step]
-        particle = Particle(*moved[:2], particle.step + 1, particle.noise, moved.memory)
-        return particle, passes
+        step = particle.step + 1
+        # Chosen here, where latents are stored, and not where each pixel of a picture would ask.
+        x0 = select(step == solver.num_steps, moved.x, moved.x0)
+        return Particle(moved.x, x0, step, particle.noise, moved.memory), passes
 
     start = (proposal.parent, jnp.zeros_like(proposal.parent.step))
     # A loop of one turn that the compiler cannot see to be one stores the latents; otherwise they

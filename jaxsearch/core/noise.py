@@ -82,8 +82,12 @@ def draw(keys: Array, shape: tuple[int, ...]) -> Array:
     """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
     # Through a loop that the compiler cannot see to be one of a single turn, so that it stores the
     # numbers: it would draw them again in every operation that reads them.
-    noise = fresh(keys, 1)
-    return realise(noise._replace(coefs=jax.lax.optimization_barrier(noise.coefs)), shape)
+    normal = jax.random.normal
+    for _ in keys.shape:
+        normal = jax.vmap(normal, in_axes=(0, None))
+    turns = jax.lax.optimization_barrier(jnp.int32(1))
+    nothing = jnp.zeros(keys.shape + shape, jnp.float32)
+    return jax.lax.fori_loop(0, turns, lambda _, before: normal(keys, shape), nothing)
 
 
 def realise(noise: Noise, shape: tuple[int, ...]) -> Array:

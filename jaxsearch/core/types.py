@@ -269,7 +269,7 @@ class Particle(NamedTuple):
     """A partial sample and the noise that made it."""
 
     x: Array  # [..., *E] latent
-    x0: Array  # [..., *E] the solver's latest clean estimate
+    x0: Array  # [..., *E] the solver's latest clean estimate; of a finished sample, itself
     step: Array  # [...] int32, solver steps taken
     noise: Noise  # [..., T + 1, M]; row 0 the initial noise, row i + 1 what step i injected
     memory: PyTree = ()  # [..., ] of the solver

@@ -10,8 +10,7 @@ from jaxsearch.core.types import Array, Particle, Schedule, Value
 
 
 def _solver_estimate(denoise, schedule: Schedule, particle: Particle) -> tuple[Array, Array]:
-    finished = particle.step == schedule.num_steps
-    return select(finished, particle.x, particle.x0), jnp.zeros_like(particle.step)
+    return particle.x0, jnp.zeros_like(particle.step)
 
 
 def _lookahead(denoise, schedule: Schedule, particle: Particle) -> tuple[Array, Array]:
@@ -19,12 +18,12 @@ def _lookahead(denoise, schedule: Schedule, particle: Particle) -> tuple[Array, 
     unfinished = particle.step < schedule.num_steps
     # A finished row beside unfinished ones goes along at the last time that is not the clean end.
     step = jnp.minimum(particle.step, schedule.num_steps - 1)
-    x0 = jax.lax.cond(
+    latents = jax.lax.cond(
         jnp.any(unfinished),
-        lambda: denoise(particle.x, times[step]).x0,
+        lambda: select(unfinished, denoise(particle.x, times[step]).x0, particle.x),
         lambda: particle.x,
     )
-    return select(unfinished, x0, particle.x), unfinished.astype(jnp.int32)
+    return latents, unfinished.astype(jnp.int32)
 
 
 solver_estimate = Value("solver_estimate", _solver_estimate)

@@ -137,10 +137,13 @@ def epsilon_greedy(
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             row, count = steps[round] + 1, counts[round]
             keys = jax.vmap(lambda k: noise_key(space, k, row, count))(state.keys)
-            gaussians = draw(keys, space.shape)
+            gaussians = draw(keys[:-1], space.shape)
             # The pivot that a step begins with is drawn, and never tried itself.
-            drawn = (fresh(keys[-1], space.rank), gaussians[-1])
-            pivot, value = select(count == 0, drawn, (take(state.parent.noise, row), state.value))
+            pivot, value = jax.lax.cond(
+                count == 0,
+                lambda: (fresh(keys[-1], space.rank), draw(keys[-1], space.shape)),
+                lambda: (take(state.parent.noise, row), state.value),
+            )
 
             def candidate(noise_key: Array, gaussian: Array, coins: Array) -> tuple[Noise, Array]:
                 length = coins[0] * radius * math.sqrt(size)
@@ -153,7 +156,7 @@ def epsilon_greedy(
                 )
 
             coins = jax.random.uniform(key, (candidates, 2))
-            noise, values = jax.vmap(candidate)(keys[:-1], gaussians[:-1], coins)
+            noise, values = jax.vmap(candidate)(keys[:-1], gaussians, coins)
             one_step = jax.tree.map(lambda leaf: leaf[:, None], (noise, values))
             return Proposal(repeat(state.parent, candidates), *one_step)
 
