@@ -119,7 +119,7 @@ def test_first_elitist_round_is_the_plain_sample():
     ("settings", "message"),
     [
         ({"neighbours": 0}, "neighbours is 0"),
-        ({"iterations": 0}, "iterations 0"),
+        ({"iterations": 0}, "iterations is 0"),
         ({"step": 1.0}, r"step \(cosine\) is 1.0"),
         ({"geometry": "distance", "step": 0.0}, r"step \(distance\) is 0.0"),
         ({"geometry": "sphere"}, "'cosine' or 'distance'"),
