@@ -89,7 +89,7 @@ def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
     key_shape = jax.eval_shape(key)
     state = jax.eval_shape(lambda k: one.init(space, k), key_shape)
     steps = 0
-    for stage in stages_of(one, problem_):
+    for stage in (turn for stage_ in stages_of(one, problem_) for turn in stage_.turns):
         assert stage.rounds >= 1
         proposal = jax.eval_shape(stage.ask, key_shape, jnp.int32(0), state)
         candidates, span = proposal.noise.coefs.shape[:2]

@@ -42,48 +42,57 @@ class Expansion(NamedTuple):
 
 
 def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particle, Array]:
-    """Takes particles [n] the proposal's `S` solver steps on; their lineage is left alone.
+    """Takes particles [n] on by `S` solver steps or their own number of them.
+
+    Their lineage is left alone.
 
     Returns:
         The moved particles and the network passes [n] int32 each has cost.
     """
     denoiser, solver = problem.denoiser, problem.solver
     calls = jnp.asarray(solver.calls, jnp.int32)
-    num_steps = proposal.noise.coefs.shape[1]
+    num_steps, steps, last = proposal.noise.coefs.shape[1], proposal.steps, solver.num_steps - 1
 
     def denoise(x: Array, t: Array) -> Prediction:
         return denoiser(x, t, cond)
 
     def body(s: Array | int, carry: tuple[Particle, Array]) -> tuple[Particle, Array]:
         particle, passes = carry
+        # One that goes no further is computed beside the others, at a step that exists.
+        index = particle.step if steps is None else jnp.minimum(particle.step, last)
         if proposal.value is None:
             noise = realise(jax.tree.map(lambda leaf: leaf[:, s], proposal.noise), denoiser.shape)
         else:
             noise = proposal.value[:, s]
-        moved = solver.step(denoise, particle.x, particle.step, noise, particle.memory)
+        moved = solver.step(denoise, particle.x, index, noise, particle.memory)
         passes = passes + denoiser.passes * calls[particle.step]
         step = particle.step + 1
         # Chosen here, where latents are stored, and not where each pixel of a picture would ask.
         x0 = select(step == solver.num_steps, moved.x, moved.x0)
-        return Particle(moved.x, x0, step, particle.noise, moved.memory), passes
+        after = Particle(moved.x, x0, step, particle.noise, moved.memory), passes
+        return after if steps is None else select(s < steps, after, carry)
 
     start = (proposal.parent, jnp.zeros_like(proposal.parent.step))
     # A loop of one turn that the compiler cannot see to be one stores the latents; otherwise they
     # are computed again for each of the pixels that a decoder makes of them.
     turns = num_steps if num_steps > 1 else jax.lax.optimization_barrier(jnp.int32(1))
+    if steps is not None:
+        turns = jnp.minimum(jnp.max(steps), turns)
     return jax.lax.fori_loop(0, turns, body, start)
 
 
-def _lineage(parent: Particle, injected: Noise) -> Noise:
+def _lineage(proposal: Proposal) -> Noise:
     """The lineage [P, K, T + 1, M] of children: their parent's and what was injected [P, K, S, M].
 
     Kept out of the loops over steps and microbatches, and written as selects, so that the compiler
     makes the rows of the candidates that a searcher keeps and never those of all.
     """
+    parent, injected = proposal.parent, proposal.noise
     num_rows, num_steps = parent.noise.coefs.shape[2], injected.coefs.shape[2]
+    gone = num_steps if proposal.steps is None else proposal.steps[..., None]
     # Row i + 1 is the noise of solver step i; this is each row's place among the injected ones.
     place = jnp.arange(-1, num_rows - 1)[None, None] - parent.step[..., None]
-    written = (place >= 0) & (place < num_steps)
+    written = (place >= 0) & (place < gone)
     if num_steps > 1:
         index = jnp.clip(place, 0, num_steps - 1)
         rows = jax.vmap(jax.vmap(lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)))
@@ -167,21 +176,33 @@ def expand(
     )
     owner = jnp.repeat(jnp.arange(num_prompts), num_candidates)
 
-    def run(rows: tuple[Proposal, Array]) -> tuple[Particle, PyTree, Array]:
-        part, prompt = rows
+    def move(part: Proposal, prompt: Array) -> tuple[Particle, PyTree, Array]:
         cond, context = jax.tree.map(lambda leaf: leaf[prompt], (prompts.cond, prompts.context))
         child, passes = advance(problem, part, cond)
         latents, calls = problem.value.estimate(
             lambda x, t: problem.denoiser(x, t, cond), problem.solver.schedule, child
         )
+        if part.steps is not None:
+            calls = jnp.where(part.steps > 0, calls, 0)
         return child, finish(latents, context), passes + problem.denoiser.passes * calls
+
+    def run(rows: tuple[Proposal, Array]) -> tuple[Particle, PyTree, Array]:
+        part = rows[0]
+        if part.steps is None:
+            return move(*rows)
+        # What nobody asked for is not computed where a whole microbatch rests.
+        shapes = jax.eval_shape(move, *rows)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1:])
+        return jax.lax.cond(
+            jnp.any(part.steps > 0), move, lambda part, prompt: (part.parent, *nothing), *rows
+        )
 
     flat = _by_microbatch(run, (merged, owner), microbatch, mesh)
     child, output, passes = jax.tree.map(
         lambda leaf: leaf.reshape((num_prompts, num_candidates) + leaf.shape[1:]), flat
     )
     steps = jnp.sum(child.step - proposal.parent.step, axis=1)
-    child = child._replace(noise=_lineage(proposal.parent, proposal.noise))
+    child = child._replace(noise=_lineage(proposal))
     return Expansion(child, output, Cost(jnp.sum(passes, axis=1), steps))
 
 
@@ -209,14 +230,24 @@ def evaluate(
     child, scores, cost = expand(
         problem, proposal, prompts, judge, microbatch=microbatch, mesh=mesh
     )
-    evaluation = aggregate(problem, child, scores)
-    decodes = jnp.full((scores.shape[0],), scores.shape[1], jnp.int32)
-    return evaluation, cost._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])
+    return aggregate(problem, proposal, child, scores), judged(cost, proposal, scores.shape[2])
 
 
-def aggregate(problem: Problem, child: Particle, scores: Array) -> Evaluation:
-    """The evaluation of children [P, K] whose guides scored [P, K, V]."""
+def judged(cost: Cost, proposal: Proposal, num_verifiers: int) -> Cost:
+    """The cost with the decodes and verifier calls of a proposal [P, K]."""
+    num_prompts, num_candidates = proposal.parent.step.shape
+    decodes = jnp.full((num_prompts,), num_candidates, jnp.int32)
+    if proposal.steps is not None:
+        decodes = jnp.sum(proposal.steps > 0, axis=1, dtype=jnp.int32)
+    return cost._replace(decodes=decodes, verifier_calls=decodes * num_verifiers)
+
+
+def aggregate(problem: Problem, proposal: Proposal, child: Particle, scores: Array) -> Evaluation:
+    """The evaluation of a proposal's children [P, K] whose guides scored [P, K, V]."""
     worst = -jnp.inf
-    scores = jnp.where(jnp.isfinite(scores), scores, worst)
+    valid = jnp.isfinite(scores)
+    if proposal.steps is not None:
+        valid &= (proposal.steps > 0)[..., None]
+    scores = jnp.where(valid, scores, worst)
     score = jax.vmap(problem.objective.aggregate)(scores)
     return Evaluation(child, jnp.where(jnp.isfinite(score), score, worst), scores)

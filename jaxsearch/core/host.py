@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxsearch.core.evaluate import aggregate, expand
+from jaxsearch.core.evaluate import aggregate, expand, judged
 from jaxsearch.core.noise import prompt_keys
-from jaxsearch.core.search import ask, begin, tell
+from jaxsearch.core.search import Turn, ask, begin, tell
 from jaxsearch.core.space import stages_of, with_first
 from jaxsearch.core.types import (
     Array,
@@ -23,7 +23,17 @@ from jaxsearch.core.types import (
 )
 
 
-@functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "microbatch", "mesh"))
+def _turn(
+    searcher: Searcher, problem: Problem, state: SearchState, stage_index: int, turn_index: int
+) -> Turn:
+    """The round that comes next, of a stage and its place among those that take turns."""
+    stage, first = with_first(stages_of(searcher, problem))[stage_index]
+    return Turn(stage.turns[turn_index], (state.round - first) // len(stage.turns))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("searcher", "stage_index", "turn_index", "microbatch", "mesh")
+)
 def _propose(
     key: Array,
     problem: Problem,
@@ -32,12 +42,13 @@ def _propose(
     *,
     searcher: Searcher,
     stage_index: int,
+    turn_index: int,
     microbatch: int | None,
     mesh: Mesh | None,
 ):
     """A round up to the point where images wait for their scores."""
-    stage, first = with_first(stages_of(searcher, problem))[stage_index]
-    proposal = ask(prompt_keys(key, prompts), stage, first, state)
+    turn = _turn(searcher, problem, state, stage_index, turn_index)
+    proposal = ask(prompt_keys(key, prompts), turn, state)
     return proposal, expand(
         problem,
         proposal,
@@ -48,14 +59,15 @@ def _propose(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("searcher", "stage_index"))
+@functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "turn_index"))
 def _conclude(
-    key, problem, prompts, state, proposal, child, scores, spent, *, searcher, stage_index
-):
+    key, problem, prompts, state, proposal, child, scores, spent, *,
+    searcher, stage_index, turn_index,
+):  # fmt: skip
     """The rest of the round, once the scores [P, K] are there."""
-    stage, first = with_first(stages_of(searcher, problem))[stage_index]
-    evaluation = aggregate(problem, child, scores)
-    return tell(prompt_keys(key, prompts), stage, first, state, proposal, evaluation, spent)
+    turn = _turn(searcher, problem, state, stage_index, turn_index)
+    evaluation = aggregate(problem, proposal, child, scores)
+    return tell(prompt_keys(key, prompts), turn, state, proposal, evaluation, spent)
 
 
 def search_on_host(
@@ -90,8 +102,9 @@ def search_on_host(
     num_prompts, done = prompts.ids.shape[0], int(state.round)
     ids = np.asarray(prompts.ids)
     for index, (stage, first) in enumerate(stages):
-        static = {"searcher": searcher, "stage_index": index}
-        while done < first + stage.rounds:
+        while done < first + stage.rounds * len(stage.turns):
+            turn = (done - first) % len(stage.turns)
+            static = {"searcher": searcher, "stage_index": index, "turn_index": turn}
             proposal, (child, images, spent) = _propose(
                 key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
             )
@@ -111,8 +124,7 @@ def search_on_host(
                     )
                 # The first round tells how many verifiers there are.
                 state = state._replace(scores=jnp.full((num_prompts, scores.shape[2]), -jnp.inf))
-            decodes = jnp.full((num_prompts,), num_candidates, jnp.int32)
-            spent = spent._replace(decodes=decodes, verifier_calls=decodes * scores.shape[2])
+            spent = judged(spent, proposal, scores.shape[2])
             state = _conclude(
                 key, problem, prompts, state, proposal, child, scores, spent, **static
             )

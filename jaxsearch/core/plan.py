@@ -138,7 +138,7 @@ def _proposals(searcher: Searcher, problem: Problem) -> _Proposals:
     key = _key_shape()
     state = jax.eval_shape(lambda k: searcher.init(space, k), key)
     stages, largest = [], 0
-    for stage in stages_of(searcher, problem):
+    for stage in (turn for one in stages_of(searcher, problem) for turn in one.turns):
         proposal = jax.eval_shape(stage.ask, key, jnp.int32(0), state)
         stages.append(StagePlan(stage.rounds, *proposal.noise.coefs.shape[:2]))
         largest = max(largest, _bytes(proposal))

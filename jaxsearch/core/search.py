@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.noise import folded, fresh, prompt_keys, select
-from jaxsearch.core.space import noise_space, stages_of, with_first
+from jaxsearch.core.space import noise_space, num_rounds, stages_of, with_first
 from jaxsearch.core.types import (
     Array,
     Cost,
@@ -37,7 +38,7 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
     _check(key, prompts)
     space = noise_space(problem, searcher.rank)
     num_prompts = prompts.ids.shape[0]
-    rounds = sum(stage.rounds for stage in searcher.stages(space))
+    rounds = num_rounds(searcher.stages(space))
     init_keys = folded(prompt_keys(key, prompts), 0)
     nothing = fresh(init_keys, searcher.rank)
     nothing = nothing._replace(coefs=jnp.zeros_like(nothing.coefs))
@@ -70,16 +71,22 @@ def _check(key: Array, prompts: Prompts) -> None:
             )
 
 
-def ask(keys: Array, stage: Stage, first: Array | int, state: SearchState) -> Proposal:
-    """The proposal [P, K] of the round that comes next in a stage whose first round is `first`."""
+class Turn(NamedTuple):
+    """Which stage has the next round, and which of its own rounds that is."""
+
+    stage: Stage
+    round: Array
+
+
+def ask(keys: Array, turn: Turn, state: SearchState) -> Proposal:
+    """The proposal [P, K] of the round that comes next."""
     ask_keys = folded(keys, 2 * state.round + 1)
-    return jax.vmap(stage.ask, in_axes=(0, None, 0))(ask_keys, state.round - first, state.searcher)
+    return jax.vmap(turn.stage.ask, in_axes=(0, None, 0))(ask_keys, turn.round, state.searcher)
 
 
 def tell(
     keys: Array,
-    stage: Stage,
-    first: Array | int,
+    turn: Turn,
     state: SearchState,
     proposal: Proposal,
     evaluation: Evaluation,
@@ -87,11 +94,11 @@ def tell(
 ) -> SearchState:
     """The state after a round whose proposal got this evaluation at this cost [P]."""
     tell_keys = folded(keys, 2 * state.round + 2)
-    searcher_state = jax.vmap(stage.tell, in_axes=(0, None, 0, 0, 0))(
-        tell_keys, state.round - first, state.searcher, proposal, evaluation
+    searcher_state = jax.vmap(turn.stage.tell, in_axes=(0, None, 0, 0, 0))(
+        tell_keys, turn.round, state.searcher, proposal, evaluation
     )
     best = Evaluation(state.best, state.score, state.scores)
-    if stage.finishes:
+    if turn.stage.finishes:
         best = _better(best, evaluation)
     cost = jax.tree.map(jnp.add, state.cost, spent)
     entry = Trace(best.score, jnp.max(evaluation.score, axis=1), cost)
@@ -118,21 +125,27 @@ def _rounds(
     problem: Problem,
     prompts: Prompts,
     state: SearchState,
-    num_rounds: Array | int,
+    num: Array | int,
     microbatch: int | None,
     mesh: Mesh | None,
 ) -> SearchState:
+    """Runs `num` rounds of a stage, and of each that takes turns with it."""
     keys = prompt_keys(key, prompts)
 
     def one_round(_: Array, state: SearchState) -> SearchState:
-        proposal = ask(keys, stage, first, state)
-        evaluation, spent = evaluate(problem, proposal, prompts, microbatch=microbatch, mesh=mesh)
-        return tell(keys, stage, first, state, proposal, evaluation, spent)
+        own = (state.round - first) // len(stage.turns)
+        for turn in (Turn(one, own) for one in stage.turns):
+            proposal = ask(keys, turn, state)
+            evaluation, spent = evaluate(
+                problem, proposal, prompts, microbatch=microbatch, mesh=mesh
+            )
+            state = tell(keys, turn, state, proposal, evaluation, spent)
+        return state
 
     # A length the compiler cannot see: it would unroll a loop of one round and round its sums
     # otherwise than the chunks of `search_in_chunks`, which must give the same bits.
-    num_rounds = jax.lax.optimization_barrier(jnp.int32(num_rounds))
-    return jax.lax.fori_loop(0, num_rounds, one_round, state)
+    num = jax.lax.optimization_barrier(jnp.int32(num))
+    return jax.lax.fori_loop(0, num, one_round, state)
 
 
 def result_of(state: SearchState) -> SearchResult:
@@ -182,7 +195,7 @@ def _advance(
     problem: Problem,
     prompts: Prompts,
     state: SearchState,
-    num_rounds: Array,
+    num: Array,
     *,
     searcher: Searcher,
     stage_index: int,
@@ -190,7 +203,7 @@ def _advance(
     mesh: Mesh | None,
 ) -> SearchState:
     stage, first = with_first(stages_of(searcher, problem))[stage_index]
-    return _rounds(key, stage, first, problem, prompts, state, num_rounds, microbatch, mesh)
+    return _rounds(key, stage, first, problem, prompts, state, num, microbatch, mesh)
 
 
 def search_in_chunks(
@@ -211,7 +224,8 @@ def search_in_chunks(
 
     Args:
         rounds_per_chunk: rounds between two states, or a function asked before each chunk; chunks
-            also end where a stage ends. It may change freely, nothing is compiled again.
+            also end where a stage ends, and stages that take turns stop together. It may change
+            freely, nothing is compiled again.
         state: where to go on; None begins.
 
     The other arguments are those of `search`.
@@ -221,13 +235,14 @@ def search_in_chunks(
         state = begin(key, searcher, problem, prompts)
     done = int(state.round)
     for index, (stage, first) in enumerate(stages):
-        end = first + stage.rounds
+        turns = len(stage.turns)
+        end = first + stage.rounds * turns
         while done < end:
             wanted = rounds_per_chunk() if callable(rounds_per_chunk) else rounds_per_chunk
-            num = min(max(wanted, 1), end - done)
+            num = min(max(wanted // turns, 1), (end - done) // turns)
             state = _advance(
                 key, problem, prompts, state, jnp.int32(num),
                 searcher=searcher, stage_index=index, microbatch=microbatch, mesh=mesh,
             )  # fmt: skip
-            done += num
+            done += num * turns
             yield state

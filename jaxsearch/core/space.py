@@ -48,10 +48,20 @@ def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:
     Raises:
         ValueError: if the searcher cannot work with the solver.
     """
-    return searcher.stages(noise_space(problem, searcher.rank))
+    stages = searcher.stages(noise_space(problem, searcher.rank))
+    for stage in stages:
+        if {turn.rounds for turn in stage.turns} != {stage.rounds}:
+            raise ValueError(f"{searcher.name}: stages that take turns have different rounds")
+    return stages
 
 
 def with_first(stages: tuple[Stage, ...]) -> list[tuple[Stage, int]]:
     """Each stage with the number of rounds before it."""
-    ends = itertools.accumulate(stage.rounds for stage in stages)
-    return [(stage, end - stage.rounds) for stage, end in zip(stages, ends, strict=True)]
+    rounds = [stage.rounds * len(stage.turns) for stage in stages]
+    ends = itertools.accumulate(rounds)
+    return [(stage, end - num) for stage, num, end in zip(stages, rounds, ends, strict=True)]
+
+
+def num_rounds(stages: tuple[Stage, ...]) -> int:
+    """`R`, the rounds of a search that goes through these stages."""
+    return sum(stage.rounds * len(stage.turns) for stage in stages)

@@ -289,11 +289,15 @@ class NoiseSpace(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """What a searcher wants tried: `K` partial samples and the noise of their next `S` steps."""
+    """What a searcher wants tried: `K` partial samples and the noise of their next `S` steps.
+
+    A candidate that goes 0 steps rests: it is not scored (-inf) and costs nothing.
+    """
 
     parent: Particle  # [K, ...]
     noise: Noise  # [K, S, M]
     value: Array | None = None  # [K, S, *E] the noise itself, where the searcher has drawn it
+    steps: Array | None = None  # [K] int32, how many of the S steps each goes; None: all of them
 
 
 class Evaluation(NamedTuple):
@@ -324,12 +328,20 @@ class Stage(NamedTuple):
         ask: `(key, round, state) -> proposal`. The key is consumed.
         tell: `(key, round, state, proposal, evaluation) -> state`. The key is consumed.
         finishes: whether its children may be finished samples. If not, none is looked for.
+        then: a stage of another shape that takes turns with this one, round for round; None where
+            this one runs alone. It counts its own rounds, and they are part of the search's.
     """
 
     rounds: int
     ask: Callable[[Array, Array, PyTree], Proposal]
     tell: Callable[[Array, Array, PyTree, Proposal, Evaluation], PyTree]
     finishes: bool = True
+    then: Stage | None = None
+
+    @property
+    def turns(self) -> tuple[Stage, ...]:
+        """[self, ...] and those that take turns with it, in order."""
+        return (self,) if self.then is None else (self, *self.then.turns)
 
 
 class Searcher(NamedTuple):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from jaxsearch.core.plan import stage_plans
+from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import Problem, Searcher, SearchState
 
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
@@ -74,11 +75,12 @@ class Pace:
 
 def round_weights(searcher: Searcher, problem: Problem) -> np.ndarray:
     """[R] candidates times steps of each round: how long rounds are, compared with each other."""
-    stages = stage_plans(searcher, problem)
-    return np.repeat(
-        np.asarray([stage.candidates * stage.steps for stage in stages], np.float64),
-        [stage.rounds for stage in stages],
-    )
+    weights = iter([plan.candidates * plan.steps for plan in stage_plans(searcher, problem)])
+    stages = [
+        np.tile(np.asarray([next(weights) for _ in stage.turns], np.float64), stage.rounds)
+        for stage in stages_of(searcher, problem)
+    ]
+    return np.concatenate(stages)
 
 
 class Reporter:
