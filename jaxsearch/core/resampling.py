@@ -8,6 +8,8 @@ particle is better than another, and all weigh the same.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -19,10 +21,12 @@ def normalised(log_weights: Array) -> tuple[Array, Array]:
 
     Where all are zero they become equal, and the sum is `-inf`.
     """
-    total = jax.nn.logsumexp(log_weights)
-    equal = jnp.full_like(log_weights, -jnp.log(log_weights.shape[0]))
-    some = total > -jnp.inf
-    return jnp.where(some, log_weights - jnp.where(some, total, 0.0), equal), total
+    largest = jnp.max(log_weights)
+    # The largest goes first: beside a huge one the logarithm of the sum would be lost to rounding.
+    below = log_weights - jnp.where(largest > -jnp.inf, largest, 0.0)
+    total = jax.nn.logsumexp(below)
+    equal = jnp.full_like(log_weights, -math.log(log_weights.shape[0]))
+    return jnp.where(largest > -jnp.inf, below - total, equal), largest + total
 
 
 def effective_sample_size(log_weights: Array) -> Array:
