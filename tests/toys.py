@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.prediction import per_row
-from jaxsearch.core.process import edm, flow, variance_preserving
+from jaxsearch.core.process import edm, flow, trained_steps, variance_preserving
 from jaxsearch.core.types import (
     Array,
     Decoder,
@@ -32,6 +32,7 @@ from jaxsearch.core.types import (
     Verifier,
 )
 from jaxsearch.core.value import lookahead, solver_estimate
+from jaxsearch.solvers import first_order
 
 SHAPE = (4, 4, 1)
 
@@ -225,8 +226,16 @@ def problem(
 LINEAR_SHAPE = (2, 1, 1)
 
 
+@functools.cache
+def linear_solver() -> Solver:
+    """Four steps that all take noise, the last one too, so that searches have a single stage."""
+    process = processes()["variance_preserving"]
+    schedule = trained_steps(process, num_steps=4, spacing="trailing", final="first")
+    return first_order(schedule)
+
+
 class Affine(NamedTuple):
-    """A sampler that is linear and Gaussian: `x' = a*x + b + c*noise` per pixel, all [T] float64."""
+    """A linear-Gaussian sampler, `x' = a*x + b + c*noise` per pixel; all [T] float64."""
 
     a: np.ndarray
     b: np.ndarray

@@ -66,7 +66,7 @@ def test_each_scheme_varies_as_it_should():
 
 
 @every_scheme
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("size", [1, 7, 1000])
 def test_equal_weights(scheme, size):
     """All schemes but the multinomial leave equal weights alone.
 

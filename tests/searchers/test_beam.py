@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +26,12 @@ def problem():
     return toys.problem(cases.solvers()["ddpm"], value=lookahead, verifiers=(toys.near_target,))
 
 
-@jax.jit
-def one_child(problem, parent, noise, prompts):
+@functools.partial(jax.jit, static_argnames="num_steps")
+def one_child(problem, parent, draw, number, prompts, num_steps: int):
     """A single child of a single parent, and its score."""
+    space = noise_space(problem, 1)
+    keys = [noise_key(space, draw, parent.step + s + 1, number) for s in range(num_steps)]
+    noise = fresh(jnp.stack(keys), 1)
     proposal = jax.tree.map(lambda leaf: leaf[None, None], Proposal(parent, noise))
     evaluation, _ = evaluate(problem, proposal, prompts)
     return take(evaluation.child, (0, 0)), evaluation.score[0, 0]
@@ -46,9 +51,7 @@ def written_out(key, problem, prompts: Prompts, width: int, candidates: int, eve
         children = []
         for number in range(branches):
             for parent, (particle, draw) in enumerate(zip(beams, draws, strict=True)):
-                keys = [noise_key(space, draw, begin + s + 1, number) for s in range(num_steps)]
-                noise = fresh(jnp.stack(keys), 1)
-                child, score = one_child(problem, particle, noise, prompts)
+                child, score = one_child(problem, particle, draw, number, prompts, num_steps)
                 children.append((float(score), parent, child))
         best = sorted(children, key=lambda child: -child[0])[:width]
         beams = [child for _, _, child in best]
@@ -63,11 +66,11 @@ def test_it_is_the_search_written_out(every):
     Kills: a child continued from another parent or another prompt; a selection per parent instead
     of over all; the worst instead of the best; children whose noise is that of another place.
     """
-    key, prompts, problem_ = jax.random.key(4), toys.prompts(3), problem()
+    key, prompts, problem_ = jax.random.key(4), toys.prompts(2), problem()
     one = beam(width=3, candidates=2, every=every)
     states = list(search_in_chunks(key, one, problem_, prompts, rounds_per_chunk=1))
     strangers = 0
-    for prompt in range(3):
+    for prompt in range(2):
         alone = jax.tree.map(lambda leaf, prompt=prompt: leaf[prompt : prompt + 1], prompts)
         rounds = list(written_out(key, problem_, alone, 3, 2, every))
         for state, (beams, parents) in zip(states, rounds, strict=True):
