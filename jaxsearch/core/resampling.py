@@ -35,8 +35,8 @@ def effective_sample_size(log_weights: Array) -> Array:
     return 1.0 / jnp.sum(weights**2)
 
 
-def _at(weights: Array, positions: Array) -> Array:
-    """The particles [n] in whose share of the total weight positions [n] in [0, 1) fall."""
+def pick(weights: Array, positions: Array) -> Array:
+    """The particles [n] in whose share of all weight the positions [n], of it 0 to 1, fall."""
     cumulative = jnp.cumsum(weights)
     # The sum is not 1 to the last bit, and a position times it may round up to it. On the right
     # side of ties, a particle of no weight has an empty share.
@@ -48,14 +48,14 @@ def _at(weights: Array, positions: Array) -> Array:
 def multinomial(key: Array, log_weights: Array) -> Array:
     """Every descendant draws its ancestor independently."""
     weights = jnp.exp(normalised(log_weights)[0])
-    return _at(weights, jax.random.uniform(key, weights.shape))
+    return pick(weights, jax.random.uniform(key, weights.shape))
 
 
 def stratified(key: Array, log_weights: Array) -> Array:
     """One independent draw in each of `K` equal strata (Kitagawa 1996)."""
     weights = jnp.exp(normalised(log_weights)[0])
     size = weights.shape[0]
-    return _at(
+    return pick(
         weights, (jnp.arange(size, dtype=weights.dtype) + jax.random.uniform(key, (size,))) / size
     )
 
@@ -64,7 +64,7 @@ def systematic(key: Array, log_weights: Array) -> Array:
     """One draw for all strata: counts are `K * w` rounded down or up (Carpenter et al. 1999)."""
     weights = jnp.exp(normalised(log_weights)[0])
     size = weights.shape[0]
-    return _at(
+    return pick(
         weights, (jnp.arange(size, dtype=weights.dtype) + jax.random.uniform(key, ())) / size
     )
 
@@ -82,7 +82,7 @@ def residual(key: Array, log_weights: Array) -> Array:
     ends = jnp.cumsum(copies.astype(jnp.int32))
     places = jnp.arange(size)
     certain = jnp.searchsorted(ends, places, side="right")
-    drawn = _at(jnp.maximum(expected - copies, 0.0), jax.random.uniform(key, (size,)))
+    drawn = pick(jnp.maximum(expected - copies, 0.0), jax.random.uniform(key, (size,)))
     return jnp.where(places < ends[-1], certain, drawn).astype(jnp.int32)
 
 

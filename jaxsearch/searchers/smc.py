@@ -73,10 +73,9 @@ def smc(
     K; all of them and their weights are in the searcher's state.
 
     Before a searched segment the particles are resampled if the effective sample size has fallen
-    below the threshold; otherwise they keep their weights. The paper resamples every time, by the
-    `"max"` or the `"difference"` potential, with a strength of 10 on images. A particle whose
-    estimate has no score gets weight 0; where that is all of them, the round is skipped. One
-    particle is plain sampling.
+    below the threshold; otherwise they keep their weights. A particle whose estimate has no score
+    gets weight 0; where no particle would be left, the round is skipped. One particle is plain
+    sampling.
 
     Args:
         particles: K, at least 1.
@@ -124,38 +123,41 @@ def smc(
         }
         return tuple(stage(space, run, searched_next) for run in runs(divided))
 
-    def weigh(state: State, score: Array, share: Array) -> State:
-        """The state with each particle's potential in its weight; `share` [] of the steps taken."""
+    def product(state: State, score: Array, power: Array) -> tuple[Array, Array]:
+        """Logarithm [K] of each particle's potentials, the next one included, and its record."""
+        if potential == "difference":
+            return power * score, state.record
+        if potential == "max":
+            record = jnp.maximum(state.record, score)
+        else:
+            record = jnp.clip(state.record + score, -_LARGEST, _LARGEST)
+        return state.spent + power * record, record
+
+    def weighed(state: State, score: Array, share: Array) -> State:
+        """The state with the next potential in its weights; `share` [] of the steps are taken."""
         last = share == 1
         power = strength * (share if tempering == "linear" else jnp.ones_like(share))
+        spent, record = product(state, score, power)
+        spent = jnp.clip(jnp.where(last, strength * score, spent), -_LARGEST, _LARGEST)
         scored = score > -jnp.inf
-        if potential == "difference":
-            record = score
-            total = power * score
-        else:
-            record = (
-                jnp.maximum(state.record, score)
-                if potential == "max"
-                else jnp.clip(state.record + score, -_LARGEST, _LARGEST)
-            )
-            total = jnp.where(last, strength * score, state.spent + power * record)
-        total = jnp.clip(total, -_LARGEST, _LARGEST)
-        weights = state.log_weights + jnp.where(scored, total - state.spent, -jnp.inf)
-        weights, factor = normalised(weights)
-        weighed = state._replace(
-            log_weights=weights,
-            log_evidence=state.log_evidence + factor,
-            spent=jnp.where(scored, total, state.spent),
-            record=jnp.where(scored, record, state.record),
+        potentials = jnp.where(scored, spent - state.spent, -jnp.inf)
+        log_weights, factor = normalised(state.log_weights + potentials)
+        kept = (state.log_weights, state.log_evidence)
+        said_something = last | (factor > -jnp.inf)
+        return State(
+            state.keys,
+            state.particles,
+            *select(said_something, (log_weights, state.log_evidence + factor), kept),
+            *select(scored & said_something, (spent, record), (state.spent, state.record)),
         )
-        return select(last | (factor > -jnp.inf), weighed, state)
 
-    def resampled(key: Array, state: State) -> State:
-        """The state of as many particles of equal weight."""
+    def resampled(key: Array, state: State, wanted: Array) -> State:
+        """The state of as many particles of equal weight, or the same one."""
         ancestors = RESAMPLING[resampling](key, state.log_weights)
-        chosen = take((state.particles, state.spent, state.record), ancestors)
-        equal = jnp.full_like(state.log_weights, -math.log(particles))
-        return State(state.keys, chosen[0], equal, state.log_evidence, *chosen[1:])
+        ancestors = jnp.where(wanted, ancestors, jnp.arange(particles))
+        chosen, *scores = take((state.particles, state.spent, state.record), ancestors)
+        log_weights = jnp.where(wanted, -math.log(particles), state.log_weights)
+        return State(state.keys, chosen, log_weights, state.log_evidence, *scores)
 
     def stage(space: NoiseSpace, run: tuple[Segment, ...], searched_next: dict[int, bool]) -> Stage:
         begins = jnp.asarray([segment.begin for segment in run])
@@ -171,13 +173,13 @@ def smc(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del proposal
-            state = weigh(state, evaluation.score, shares[round])
+            state = weighed(state, evaluation.score, shares[round])
             state = state._replace(particles=evaluation.child)
             if not any(may_resample):
                 return state
             low = effective_sample_size(state.log_weights) < threshold * particles
             wanted = (low | (threshold >= 1)) & jnp.asarray(may_resample)[round]
-            return select(wanted, resampled(key, state), state)
+            return resampled(key, state, wanted)
 
         return Stage(len(run), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsearch.core.resampling import RESAMPLING, effective_sample_size, normalised
+from jaxsearch.core.resampling import RESAMPLING, effective_sample_size, normalised, pick
 
 WEIGHTS = np.asarray([0.08, 0.0, 0.37, 0.25, 0.0, 0.3, 0.0])
 REPEATS = 4000
@@ -93,6 +93,12 @@ def test_one_weight_takes_all(scheme):
     # 3000 equal weights whose float32 sum is not 1, then particles of no weight at all.
     logs = jnp.concatenate([jnp.zeros(2999), jnp.full((3000,), -jnp.inf)])
     assert np.all(counts(scheme, logs, 20)[:, 2999:] == 0)
+
+
+def test_positions_on_the_border_of_shares():
+    """Kills: a first or a last particle of no weight that is picked at 0 or at 1."""
+    found = pick(jnp.asarray([0.0, 1.0, 0.0, 3.0, 0.0]), jnp.asarray([0.0, 0.25, 0.999, 1.0]))
+    np.testing.assert_array_equal(found, [1, 3, 3, 3])
 
 
 def test_normalised_weights_and_their_sum():

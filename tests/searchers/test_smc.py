@@ -136,6 +136,18 @@ def test_resampling_waits_for_the_threshold():
         np.testing.assert_allclose(state.log_weights, kept, atol=1e-5)
 
 
+def test_the_last_weights_are_kept():
+    """Six steps of which the last takes no noise: nothing is resampled before it, or at the end.
+
+    Kills: copies that no noise will tell apart; final weights lost to a last resampling.
+    """
+    one = smc(particles=2, strength=1.0, threshold=1.0)
+    scores = [[0.1, 0.2], [0.3, 0.1], [0.0, 0.2], [0.0, 0.1], [0.0, 0.5], [1.0, 0.0]]
+    spread = [float(np.ptp(state.log_weights)) for state in drive(one, scores)]
+    assert spread[:4] == [0.0] * 4
+    assert min(spread[4:]) > 0.3
+
+
 def test_what_a_particle_spent_goes_with_it():
     """One particle outweighs all: its latent, its potentials and its record fill every place.
 

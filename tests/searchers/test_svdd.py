@@ -19,12 +19,19 @@ from tests import toys
 PIXELS = int(np.prod(toys.LINEAR_SHAPE))
 
 
+def problem():
+    return toys.linear_problem(toys.linear_solver(), value=lookahead)
+
+
 @functools.partial(jax.jit, static_argnames=("candidates", "num_prompts"))
-def finished(temperature, *, candidates: int, num_prompts: int) -> jax.Array:
-    """Mean pixels of the samples of single particles; the temperature is traced."""
-    problem = toys.linear_problem(toys.linear_solver(), value=lookahead)
+def _finished(problem, temperature, *, candidates: int, num_prompts: int):
     one = svdd(particles=1, candidates=candidates, temperature=temperature)
     return search(jax.random.key(2), one, problem, toys.prompts(num_prompts)).score
+
+
+def finished(temperature: float, **sizes: int) -> np.ndarray:
+    """Mean pixels of the samples of single particles; the temperature is traced."""
+    return np.asarray(_finished(problem(), temperature, **sizes))
 
 
 def shifted(chosen) -> tuple[float, float]:
@@ -45,7 +52,7 @@ def test_the_greedy_choice_of_two_is_the_larger():
 
     Kills: the worst; a child of another particle; a temperature that cannot be traced.
     """
-    found = np.asarray(finished(0.0, candidates=2, num_prompts=2400))
+    found = finished(0.0, candidates=2, num_prompts=2400)
     expected, shift = shifted(lambda gain: 1 / np.sqrt(np.pi * PIXELS))
     error = found.std() / np.sqrt(len(found))
     assert abs(found.mean() - expected) < 3.3 * error < 0.15 * shift
@@ -64,7 +71,7 @@ def test_the_soft_choice_of_two_is_the_softmax():
     def chosen(gain: float) -> float:
         return float(weights @ (difference / 2 * np.tanh(gain * difference / (2 * temperature))))
 
-    found = np.asarray(finished(temperature, candidates=2, num_prompts=2400))
+    found = finished(temperature, candidates=2, num_prompts=2400)
     expected, shift = shifted(chosen)
     error = found.std() / np.sqrt(len(found))
     assert abs(found.mean() - expected) < 3.3 * error < 0.2 * shift
@@ -75,7 +82,7 @@ def test_the_soft_choice_of_two_is_the_softmax():
 def test_many_children_give_the_tilted_steps():
     """Each step's noise tilted by exp(score/temperature): its mean moves, its variance stays."""
     temperature = 0.3
-    found = np.asarray(finished(temperature, candidates=64, num_prompts=400))
+    found = finished(temperature, candidates=64, num_prompts=400)
     expected, shift = shifted(lambda gain: gain / temperature / PIXELS)
     error = found.std() / np.sqrt(len(found))
     assert abs(found.mean() - expected) < 3.3 * error + 0.05 * shift
@@ -89,9 +96,8 @@ def test_particles_choose_among_their_own_children():
     Kills: the best over particles instead of children; a child of another particle.
     """
     one = svdd(particles=3, candidates=2)
-    problem = toys.linear_problem(toys.linear_solver(), value=lookahead)
-    state = one.init(noise_space(problem, 1), jax.random.key(0))
-    stage = stages_of(one, problem)[0]
+    state = one.init(noise_space(problem(), 1), jax.random.key(0))
+    stage = stages_of(one, problem())[0]
     proposal = stage.ask(jax.random.key(0), jnp.int32(0), state)
     np.testing.assert_array_equal(proposal.parent.x, jnp.tile(state.particles.x, (2, 1, 1, 1)))
     score = jnp.asarray([0.1, 5.0, 0.3, 0.2, 4.0, -jnp.inf])
@@ -103,10 +109,9 @@ def test_particles_choose_among_their_own_children():
 
 def test_particles_of_one_child_are_independent_samples():
     """Kills: particles that compete; a key path of its own."""
-    problem = toys.linear_problem(toys.linear_solver(), value=lookahead)
     prompts = toys.prompts(4)
-    one = search(jax.random.key(0), svdd(particles=4, candidates=1), problem, prompts)
-    other = search(jax.random.key(0), best_of_n(candidates=4), problem, prompts)
+    one = search(jax.random.key(0), svdd(particles=4, candidates=1), problem(), prompts)
+    other = search(jax.random.key(0), best_of_n(candidates=4), problem(), prompts)
     np.testing.assert_allclose(one.particle.x, other.particle.x, atol=2e-6)
 
 
