@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import best_of_n, epsilon_greedy, zero_order
+from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, smc, svdd, zero_order
 from jaxsearch.solvers import first_order, heun
 
 
@@ -20,6 +20,9 @@ class SearcherCase(NamedTuple):
 
 
 SEARCHERS = {
+    "beam": SearcherCase(
+        beam(width=2, candidates=3), needs_noise=True, plain=beam(width=1, candidates=1)
+    ),
     "best_of_n": SearcherCase(best_of_n(candidates=4), plain=best_of_n(candidates=1)),
     "best_of_n_shared": SearcherCase(
         best_of_n(candidates=3, share_initial_noise=True), needs_noise=True
@@ -36,6 +39,23 @@ SEARCHERS = {
     "epsilon_greedy_elitist": SearcherCase(
         epsilon_greedy(candidates=2, iterations=(0, 2, 3, 0, 1, 2), elitist=True),
         needs_noise=True,
+    ),
+    "epsilon_greedy_every": SearcherCase(
+        epsilon_greedy(candidates=3, iterations=2, every=3, window=(0.01, 15.0)),
+        needs_noise=True,
+        plain=epsilon_greedy(candidates=1, iterations=1, epsilon=1.0, every=3),
+    ),
+    "smc": SearcherCase(
+        smc(particles=4, threshold=1.0), needs_noise=True, plain=smc(particles=1, every=2)
+    ),
+    "smc_max": SearcherCase(
+        smc(particles=5, potential="max", resampling="residual", every=2, window=(0.01, 15.0)),
+        needs_noise=True,
+    ),
+    "svdd": SearcherCase(
+        svdd(particles=2, candidates=3, temperature=0.01),
+        needs_noise=True,
+        plain=svdd(particles=1, candidates=1, every=4),
     ),
 }
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import functools
 import threading
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.prediction import per_row
-from jaxsearch.core.process import edm, flow, variance_preserving
+from jaxsearch.core.process import edm, flow, trained_steps, variance_preserving
 from jaxsearch.core.types import (
     Array,
     Decoder,
     Denoiser,
     Objective,
+    Particle,
     Prediction,
     Problem,
     Process,
@@ -29,7 +31,8 @@ from jaxsearch.core.types import (
     Value,
     Verifier,
 )
-from jaxsearch.core.value import solver_estimate
+from jaxsearch.core.value import lookahead, solver_estimate
+from jaxsearch.solvers import first_order
 
 SHAPE = (4, 4, 1)
 
@@ -168,6 +171,10 @@ def decoder() -> Decoder:
     return Decoder(apply=_sigmoid)
 
 
+def _identity(params, latents: Array) -> Array:
+    return latents
+
+
 def _mean_pixel(params, images: Array, context: dict[str, Array]) -> Array:
     return jnp.mean(images, axis=(1, 2, 3))
 
@@ -212,3 +219,73 @@ def problem(
         solver=solver,
         value=value,
     )
+
+
+# --------------------------------------------------------------------- a linear-Gaussian sampler
+
+LINEAR_SHAPE = (2, 1, 1)
+
+
+@functools.cache
+def linear_solver() -> Solver:
+    """Four steps that all take noise, the last one too, so that searches have a single stage."""
+    process = processes()["variance_preserving"]
+    schedule = trained_steps(process, num_steps=4, spacing="trailing", final="first")
+    return first_order(schedule)
+
+
+class Affine(NamedTuple):
+    """A linear-Gaussian sampler, `x' = a*x + b + c*noise` per pixel; all [T] float64."""
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    slope: np.ndarray  # of the lookahead estimate of the child, in the child
+    prior: float  # standard deviation of the initial latent
+
+    @property
+    def final(self) -> tuple[float, float]:
+        """Mean and variance of the mean pixel of a plain sample."""
+        mean, variance = 0.0, self.prior**2
+        for a, b, c in zip(self.a, self.b, self.c, strict=True):
+            mean, variance = a * mean + b, a * a * variance + c * c
+        return mean, variance / np.prod(LINEAR_SHAPE)
+
+
+def linear_problem(solver: Solver, *, value: Value = solver_estimate) -> Problem:
+    """Gaussian data, latents that are the images, and their mean pixel as the reward.
+
+    The mean is not 0, so that a wrong sign shows.
+    """
+    return Problem(
+        denoiser=gaussian(0.4, 0.7, LINEAR_SHAPE, solver.schedule.process),
+        objective=Objective(decoder=Decoder(apply=_identity), verifiers=(bright,)),
+        solver=solver,
+        value=value,
+    )
+
+
+def affine(solver: Solver) -> Affine:
+    """The coefficients of `linear_problem` on a solver, read off its steps."""
+    denoiser = linear_problem(solver).denoiser
+    num_steps = solver.num_steps
+
+    def denoise(x: Array, t: Array) -> Prediction:
+        return denoiser(x, t, None)
+
+    def at(x: float, noise: float) -> np.ndarray:
+        shape = (num_steps, *LINEAR_SHAPE)
+        index = jnp.arange(num_steps)
+        moved = solver.step(denoise, jnp.full(shape, x), index, jnp.full(shape, noise), ()).x
+        return np.asarray(moved[:, 0, 0, 0], np.float64)
+
+    def estimate(x: float) -> np.ndarray:
+        ends = jnp.arange(1, num_steps + 1)
+        child = Particle(jnp.full((num_steps, *LINEAR_SHAPE), x), (), ends, ())
+        latents, _ = lookahead.estimate(denoise, solver.schedule, child)
+        return np.asarray(latents[:, 0, 0, 0])
+
+    base = at(0.0, 0.0)
+    prior = solver.schedule.process.prior_scale(solver.schedule.times[0])
+    slope = (estimate(1.0) - estimate(0.0)).astype(np.float64)
+    return Affine(at(1.0, 0.0) - base, base, at(0.0, 1.0) - base, slope, float(prior))

@@ -72,6 +72,42 @@ def fresh_trajectory(space: NoiseSpace, candidate: Array) -> Noise:
     return noise._replace(coefs=noise.coefs * used[:, None])
 
 
+def first_candidates(space: NoiseSpace, key: Array, num: int) -> tuple[Array, Particle]:
+    """The keys [K] of a prompt's first candidates and their particles [K, ...] at step 0."""
+    keys = fold_in_each(key, jnp.arange(num))
+    first = jax.vmap(lambda candidate: take(fresh_trajectory(space, candidate), 0))(keys)
+    return keys, space.root(first)
+
+
+def fresh_branches(
+    space: NoiseSpace, candidates: Array, begin: Array | int, num_steps: int, num_draws: int = 1
+) -> Noise:
+    """The recipes [num_draws * K, S, M] of several draws of the same steps for each candidate.
+
+    Draw `n` of candidate `k` is row `n*K + k`, so that the first `K` rows are the candidates' plain
+    trajectories. As there, noise of a step that does not use any gets the coefficient 0.
+
+    Args:
+        space: the search's.
+        candidates: [K] keys.
+        begin: the first solver step.
+        num_steps: S, how many.
+        num_draws: how many noises each candidate gets for them.
+    """
+    steps = begin + jnp.arange(num_steps)
+
+    def one(candidate: Array, number: Array, step: Array) -> Array:
+        return noise_key(space, candidate, step + 1, number)
+
+    over_steps = jax.vmap(one, in_axes=(None, None, 0))
+    over_candidates = jax.vmap(over_steps, in_axes=(0, None, None))
+    over_draws = jax.vmap(over_candidates, in_axes=(None, 0, None))
+    keys = over_draws(candidates, jnp.arange(num_draws), steps)
+    noise = fresh(keys.reshape((num_draws * candidates.shape[0], num_steps)), space.rank)
+    used = jnp.asarray(space.active, jnp.float32)[steps]
+    return noise._replace(coefs=noise.coefs * used[None, :, None])
+
+
 def add_term(noise: Noise, slot: Array | int, key: Array, coef: Array | float) -> Noise:
     """The recipe [M] with `coef * normal(key)` as its term number `slot`."""
     here = jnp.arange(noise.coefs.shape[-1]) == slot

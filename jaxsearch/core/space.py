@@ -6,6 +6,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsearch.core.noise import realise
 from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Problem, Searcher, Stage
@@ -39,7 +40,9 @@ def noise_space(problem: Problem, rank: int) -> NoiseSpace:
             x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs), memory
         )
 
-    return NoiseSpace(shape, solver.num_steps, solver.active, rank, root)
+    with np.errstate(divide="ignore"):  # pure noise has no signal
+        levels = tuple((schedule.sigma[:-1] / schedule.alpha[:-1]).tolist())
+    return NoiseSpace(shape, solver.num_steps, solver.active, levels, rank, root)
 
 
 def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:

@@ -281,6 +281,7 @@ class NoiseSpace(NamedTuple):
     shape: tuple[int, ...]  # *E
     num_steps: int  # T
     active: tuple[bool, ...]  # [T] whether noise injected at a step has an effect
+    levels: tuple[float, ...]  # [T] noise-to-signal ratio at which a step begins; may be infinite
     rank: int  # M
     root: Callable[..., Particle]  # (noise [..., M], value [..., *E] | None) -> particles at step 0
 

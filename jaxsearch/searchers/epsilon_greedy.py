@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from jaxsearch.core.noise import (
     draw,
     fold_in_each,
     fresh,
+    fresh_branches,
     fresh_trajectory,
     noise_key,
     repeat,
@@ -25,6 +25,7 @@ from jaxsearch.core.noise import (
     take,
     without_lineage,
 )
+from jaxsearch.core.segments import Segment, Window, check_segments, runs, segments
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -42,7 +43,7 @@ class State(NamedTuple):
 
     keys: Array  # [N + 1] of the candidates; the last draws the pivots that steps begin with
     parent: Particle  # [...] before the current step; its lineage holds the current pivot too
-    value: Array  # [*E] the pivot, drawn
+    value: Array  # [*E] the pivot, drawn; [every, *E] where it spans several steps
     child: Particle  # [...] where the pivot leads, without lineage
     score: Array  # [] of the child
 
@@ -55,6 +56,8 @@ def epsilon_greedy(
     epsilon: float = 0.4,
     elitist: bool = False,
     search_inactive: bool = False,
+    every: int = 1,
+    window: Window = None,
 ) -> Searcher:
     """Searches the noise of one solver step after another, mixing global draws and local moves.
 
@@ -77,9 +80,15 @@ def epsilon_greedy(
             replaces it even when it is worse, as in the paper.
         search_inactive: whether steps without injected noise are searched too, where all candidates
             tie: the published code's behaviour and cost.
+        every: S, solver steps searched at once, at least 1. A candidate is then the noise of S
+            steps together: one coin and one direction in `S*d` numbers, moved by up to
+            `radius * sqrt(S*d)`. Iterations are those of the first of the steps.
+        window: lowest and highest noise level (`sigma/alpha`) at which to search; null: all. Other
+            steps are passed by one particle.
 
     Raises:
-        ValueError: if a setting is out of its range; on a solver that injects no noise.
+        ValueError: if a setting is out of its range; on a solver that injects no noise, or none
+            inside the window.
     """
     per_step = tuple(iterations) if isinstance(iterations, Sequence) else None
     for number in per_step or ():
@@ -89,6 +98,7 @@ def epsilon_greedy(
     check_count("iterations", most)
     check_range("radius", radius, 0.0, open_low=True)
     check_range("epsilon", epsilon, 0.0, 1.0)
+    check_segments(every, window)
 
     def schedule(space: NoiseSpace) -> tuple[int, ...]:
         """[T] iterations of each step."""
@@ -114,85 +124,101 @@ def epsilon_greedy(
     def init_fn(space: NoiseSpace, key: Array) -> State:
         keys = fold_in_each(key, jnp.arange(candidates + 1))
         root = space.root(take(fresh_trajectory(space, keys[0]), 0))
-        return State(keys, root, root.x, without_lineage(root), jnp.float32(-jnp.inf))
+        value = root.x if every == 1 else repeat(root.x, every)
+        return State(keys, root, value, without_lineage(root), jnp.float32(-jnp.inf))
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
         plan = schedule(space)
-        runs = [(bool(k), len(list(run))) for k, run in itertools.groupby(plan, key=bool)]
-        ends = list(itertools.accumulate(length for _, length in runs))
+        begins = [k > 0 for k in plan]
+        divided = segments(space, every=every, window=window, what="epsilon_greedy", begins=begins)
         return tuple(
-            (searched_stage if searched else passed_stage)(space, plan, end - length, end)
-            for (searched, length), end in zip(runs, ends, strict=True)
+            searched_stage(space, plan, run) if run[0].searched else passed_stage(space, run[0])
+            for run in runs(divided)
         )
 
-    def searched_stage(space: NoiseSpace, plan: tuple[int, ...], begin: int, end: int) -> Stage:
-        size = math.prod(space.shape)
-        # Which step a round searches, which of its iterations it is, and whether it is the last.
-        each = np.asarray(plan[begin:end])
-        of_round = np.repeat(np.arange(begin, end), each)
+    def searched_stage(space: NoiseSpace, plan: tuple[int, ...], run: tuple[Segment, ...]) -> Stage:
+        num_steps = run[0].num_steps
+        size = num_steps * math.prod(space.shape)
+        # At which step a round's segment begins, which of its iterations it is, and if the last.
+        begins = np.asarray([segment.begin for segment in run])
+        each = np.asarray([plan[begin] for begin in begins])
+        of_round = np.repeat(begins, each)
         number = np.arange(len(of_round)) - np.repeat(np.cumsum(each) - each, each)
-        last = number == np.asarray(plan)[of_round] - 1
+        last = number == np.repeat(each, each) - 1
         steps, counts, lasts = jnp.asarray(of_round), jnp.asarray(number), jnp.asarray(last)
 
+        def rows_of(round: Array) -> Array:
+            """[S] the rows of the lineage that a round searches."""
+            return steps[round] + 1 + jnp.arange(num_steps)
+
+        def joint(value: Array) -> Array:
+            """The pivot as [S, *E]; at the end of the schedule S may be less than `every`."""
+            return value.reshape((every, *space.shape))[:num_steps]
+
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
-            row, count = steps[round] + 1, counts[round]
-            keys = jax.vmap(lambda k: noise_key(space, k, row, count))(state.keys)
+            rows, count = rows_of(round), counts[round]
+            keys = jax.vmap(lambda k: jax.vmap(lambda row: noise_key(space, k, row, count))(rows))(
+                state.keys
+            )
             gaussians = draw(keys[:-1], space.shape)
-            # The pivot that a step begins with is drawn, and never tried itself.
+            # The pivot that a segment begins with is drawn, and never tried itself.
             pivot, value = jax.lax.cond(
                 count == 0,
                 lambda: (fresh(keys[-1], space.rank), draw(keys[-1], space.shape)),
-                lambda: (take(state.parent.noise, row), state.value),
+                lambda: (take(state.parent.noise, rows), joint(state.value)),
             )
 
-            def candidate(noise_key: Array, gaussian: Array, coins: Array) -> tuple[Noise, Array]:
+            def candidate(noise_keys: Array, gaussian: Array, coins: Array) -> tuple[Noise, Array]:
                 length = coins[0] * radius * math.sqrt(size)
                 coef = length / jnp.linalg.norm(gaussian.ravel())
-                moved = add_term(pivot, count + 1, noise_key, coef)
+                moved = jax.vmap(add_term, in_axes=(0, None, 0, None))(
+                    pivot, count + 1, noise_keys, coef
+                )
                 return select(
                     coins[1] < epsilon,
-                    (fresh(noise_key, space.rank), gaussian),
+                    (fresh(noise_keys, space.rank), gaussian),
                     (moved, value + coef * gaussian),
                 )
 
             coins = jax.random.uniform(key, (candidates, 2))
             noise, values = jax.vmap(candidate)(keys[:-1], gaussians, coins)
-            one_step = jax.tree.map(lambda leaf: leaf[:, None], (noise, values))
-            return Proposal(repeat(state.parent, candidates), *one_step)
+            return Proposal(repeat(state.parent, candidates), noise, values)
 
         def tell_fn(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del key
-            row = steps[round] + 1
+            rows = rows_of(round)
             best = jnp.argmax(evaluation.score)
             score = evaluation.score[best]
             winner = (
-                take(proposal.noise, (best, 0)),
-                jnp.asarray(proposal.value)[best, 0],
+                take(proposal.noise, best),
+                jnp.asarray(proposal.value)[best],
                 take(without_lineage(evaluation.child), best),
                 score,
             )
-            kept = (take(state.parent.noise, row), state.value, state.child, state.score)
+            pivot = (take(state.parent.noise, rows), joint(state.value))
+            kept = (*pivot, state.child, state.score)
             stays = elitist & (score <= state.score) & (counts[round] > 0)
             pivot, value, child, score = select(stays, kept, winner)
             # The pivot is written into the lineage every round; the last one of a step stays there.
             lineage = jax.tree.map(
-                lambda rows, new: rows.at[row].set(new), state.parent.noise, pivot
+                lambda old, new: old.at[rows].set(new), state.parent.noise, pivot
             )
             parent = select(lasts[round], child, without_lineage(state.parent))
             parent = parent._replace(noise=lineage)
-            return State(state.keys, parent, value, child, score)
+            padded = jnp.concatenate(
+                [value, state.value.reshape((every, *space.shape))[num_steps:]]
+            )
+            return State(state.keys, parent, padded.reshape(state.value.shape), child, score)
 
-        return Stage(len(of_round), ask_fn, tell_fn, finishes=end == space.num_steps)
+        return Stage(len(of_round), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
 
-    def passed_stage(space: NoiseSpace, plan: tuple[int, ...], begin: int, end: int) -> Stage:
-        del plan
-
+    def passed_stage(space: NoiseSpace, segment: Segment) -> Stage:
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             del key, round
-            rows = take(fresh_trajectory(space, state.keys[0]), slice(begin + 1, end + 1))
-            return Proposal(repeat(state.parent, 1), repeat(rows, 1))
+            noise = fresh_branches(space, state.keys[:1], segment.begin, segment.num_steps)
+            return Proposal(repeat(state.parent, 1), noise)
 
         def tell_fn(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
@@ -200,6 +226,6 @@ def epsilon_greedy(
             del key, round, proposal
             return state._replace(parent=take(evaluation.child, 0))
 
-        return Stage(1, ask_fn, tell_fn, finishes=end == space.num_steps)
+        return Stage(1, ask_fn, tell_fn, finishes=segment.end == space.num_steps)
 
     return Searcher("epsilon_greedy", init_fn, stages_fn, rank=most + 1)

@@ -10,6 +10,7 @@ import pytest
 from jaxsearch.core.noise import realise, take
 from jaxsearch.core.plan import count_cost, plan
 from jaxsearch.core.process import edm, karras
+from jaxsearch.core.replay import replay
 from jaxsearch.core.search import search
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Evaluation
@@ -140,6 +141,75 @@ def test_iterations_per_step():
     assert np.all(terms <= np.asarray([1, 3, 4, 1, 2, 3]))
 
 
+def test_steps_searched_together_move_together():
+    """With `every` 2 a candidate is two noises, moved by up to radius*sqrt(2*d) in one direction.
+
+    Kills: a radius of one step; a direction for each step; one noise for both; a pivot or a lineage
+    row of the wrong step.
+    """
+    radius, size = 0.15, np.prod(SHAPE)
+    one = epsilon_greedy(candidates=400, iterations=2, epsilon=0.0, radius=radius, every=2)
+    space, stages, _ = setup(one)
+    # Three steps take noise: two are searched together, then the third with the last one.
+    assert [(stage.rounds, stage.finishes) for stage in stages] == [(4, True)]
+    state, states = one.init(space, jax.random.key(1)), []
+    for index in range(4):
+        proposal = stages[0].ask(jax.random.key(index), jnp.int32(index), state)
+        drawn = realise(take(proposal.noise, slice(3)), space.shape)
+        np.testing.assert_allclose(drawn, proposal.value[:3], atol=1e-5)
+        if index % 2:
+            moves = np.asarray(proposal.value - state.value[None]).reshape(400, 2, -1)
+            lengths = np.linalg.norm(moves, axis=(1, 2)) / (radius * np.sqrt(2 * size))
+            distance = np.abs(np.sort(lengths) - (np.arange(400) + 0.5) / 400).max()
+            assert distance < 1.95 / np.sqrt(400)
+            # A direction that is uniform in both steps gives each half of its squared length.
+            shares = (
+                np.linalg.norm(moves, axis=2) ** 2
+                / np.linalg.norm(moves, axis=(1, 2))[:, None] ** 2
+            )
+            assert np.abs(shares - 0.5).max() < 0.2
+            assert shares.std() > 0.01
+        score = jnp.arange(400.0)
+        child = proposal.parent._replace(step=proposal.parent.step + 2)
+        evaluation = Evaluation(child, score, score[:, None])
+        state = stages[0].tell(jax.random.key(3), jnp.int32(index), state, proposal, evaluation)
+        states.append(state)
+    assert [int(state.parent.step) for state in states] == [0, 2, 2, 4]
+    for state, rows in zip(states[1::2], (slice(1, 3), slice(3, 5)), strict=True):
+        pivot = take(states[-1].parent.noise, rows)
+        np.testing.assert_allclose(realise(pivot, space.shape), state.value, atol=1e-5)
+
+
+def test_every_and_window_choose_the_steps():
+    """EDM's 18 steps: 13 take noise, from number 2 on; a window holds some of them.
+
+    Kills: `every` or `window` not read; steps outside passed by all candidates.
+    """
+    problem = toys.problem(heun(karras(edm(), num_steps=18)))
+    settings = {"candidates": 3, "iterations": 2}
+
+    def stages(**more):
+        one = epsilon_greedy(**settings, **more)
+        return plan(one, problem, toys.prompts(1)).stages
+
+    assert stages(every=4) == ((1, 1, 2), (8, 3, 4))
+    assert stages(every=5) == ((1, 1, 2), (6, 3, 5), (1, 1, 1))
+    assert stages(window=(0.01, 1.0)) == ((1, 1, 11), (8, 3, 1), (1, 1, 3))
+
+
+def test_a_shorter_last_segment_is_searched_too():
+    """Six steps by four: the last two have a stage of their own, and the sample replays.
+
+    Kills: a pivot of four steps used for two; lineage rows beyond the last step.
+    """
+    problem, prompts = toys.problem(cases.solvers()["ddpm"]), toys.prompts(2)
+    one = epsilon_greedy(candidates=2, iterations=3, epsilon=0.2, elitist=True, every=4)
+    assert plan(one, problem, prompts).stages == ((3, 2, 4), (3, 2, 2))
+    found = search(jax.random.key(0), one, problem, prompts)
+    again = replay(problem, found.particle.noise, prompts)
+    np.testing.assert_allclose(again.x, found.particle.x, atol=2e-5)
+
+
 def test_epsilon_decides_between_local_and_global():
     """The three published settings are three algorithms. Kills: epsilon not read."""
     problem, prompts = toys.problem(cases.solvers()["heun_edm"]), toys.prompts(3)
@@ -162,6 +232,8 @@ def test_epsilon_decides_between_local_and_global():
         ({"epsilon": 1.5}, "epsilon is 1.5"),
         ({"radius": 0.0}, "radius is 0.0"),
         ({"epsilon": float("nan")}, "epsilon is nan"),
+        ({"every": 0}, "every is 0"),
+        ({"window": (1.0, 0.1)}, r"window is \(1.0, 0.1\)"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
