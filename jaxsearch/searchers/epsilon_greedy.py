@@ -140,9 +140,9 @@ def epsilon_greedy(
     def searched_stage(space: NoiseSpace, plan: tuple[int, ...], run: tuple[Segment, ...]) -> Stage:
         num_steps = run[0].num_steps
         size = num_steps * math.prod(space.shape)
-        # At which step a round's segment begins, which of the iterations it is, and whether the
-        # last.
-        table = [(i, k, k == plan[i] - 1) for i, *_ in run for k in range(plan[i])]
+        begins = [segment.begin for segment in run]
+        # The first step a round searches, which of its iterations it is, and whether the last.
+        table = [(i, k, k == plan[i] - 1) for i in begins for k in range(plan[i])]
         steps, counts, lasts = (
             jnp.asarray(np.asarray(column)) for column in zip(*table, strict=True)
         )
