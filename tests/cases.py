@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, smc, svdd, zero_order
+from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, mcts, smc, svdd, zero_order
 from jaxsearch.solvers import first_order, heun
 
 
@@ -17,6 +17,7 @@ class SearcherCase(NamedTuple):
     searcher: Searcher
     needs_noise: bool = False  # refuses a solver that injects none
     plain: Searcher | None = None  # the setting at which it is plain sampling
+    adaptive: bool = False  # its cost hangs on the scores, and `plan` tells that of equal scores
 
 
 SEARCHERS = {
@@ -44,6 +45,15 @@ SEARCHERS = {
         epsilon_greedy(candidates=3, iterations=2, every=3, window=(0.01, 15.0)),
         needs_noise=True,
         plain=epsilon_greedy(candidates=1, iterations=1, epsilon=1.0, every=3),
+    ),
+    "mcts": SearcherCase(
+        mcts(branches=2, simulations=4, leaves=2, every=2), needs_noise=True, adaptive=True
+    ),
+    "mcts_value": SearcherCase(
+        mcts(branches=3, simulations=2, rollouts="value", commit="visits", window=(0.01, 15.0)),
+        needs_noise=True,
+        plain=mcts(branches=1, simulations=1, rollouts="value"),
+        adaptive=True,
     ),
     "smc": SearcherCase(
         smc(particles=4, threshold=1.0), needs_noise=True, plain=smc(particles=1, every=2)
