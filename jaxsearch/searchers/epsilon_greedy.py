@@ -139,22 +139,13 @@ def epsilon_greedy(
     def searched_stage(space: NoiseSpace, plan: tuple[int, ...], run: tuple[Segment, ...]) -> Stage:
         num_steps = run[0].num_steps
         size = num_steps * math.prod(space.shape)
-<<<<<<< HEAD
-        # At which step a round's segment begins, which of its iterations it is, and if the last.
+        # The first step a round searches, which of its iterations it is, and whether the last.
         begins = np.asarray([segment.begin for segment in run])
         each = np.asarray([plan[begin] for begin in begins])
         of_round = np.repeat(begins, each)
         number = np.arange(len(of_round)) - np.repeat(np.cumsum(each) - each, each)
         last = number == np.repeat(each, each) - 1
         steps, counts, lasts = jnp.asarray(of_round), jnp.asarray(number), jnp.asarray(last)
-=======
-        begins = [segment.begin for segment in run]
-        # The first step a round searches, which of its iterations it is, and whether the last.
-        table = [(i, k, k == plan[i] - 1) for i in begins for k in range(plan[i])]
-        steps, counts, lasts = (
-            jnp.asarray(np.asarray(column)) for column in zip(*table, strict=True)
-        )
->>>>>>> smc
 
         def rows_of(round: Array) -> Array:
             """[S] the rows of the lineage that a round searches."""
