@@ -176,7 +176,7 @@ def mcts(
             def lineage(choice: Array, step: Array) -> Noise:
                 keys = state.keys[jnp.where(edge_of < 0, 0, choice[edge_of])]
                 noise = fresh(jax.vmap(lambda k, row: noise_key(space, k, row))(keys, rows), 1)
-                taken = used * (rows <= step)
+                taken = used * (rows <= step).astype(jnp.float32)
                 return noise._replace(coefs=noise.coefs * taken[:, None])
 
             later = jax.vmap(lineage)(tree.choice, steps)
@@ -207,6 +207,11 @@ def mcts(
             )
             return state._replace(tree=tree)
 
+        def family(first: Array) -> Array:
+            """[..., N] the numbers of siblings, of which the first are [...]."""
+            offsets = jnp.arange(branches)
+            return first[..., None] + offsets.reshape((1,) * first.ndim + (branches,))
+
         def on_path(tree: Tree, node: Array) -> Array:
             """[D + 1] the nodes from `node` up; beyond node 0 the number of none, `C`."""
 
@@ -220,7 +225,7 @@ def mcts(
 
         def find_leaves(state: State) -> Array:
             """[W] the nodes without children that this round's simulations lead to."""
-            tree, offsets = state.tree, jnp.arange(branches)
+            tree = state.tree
 
             def mean_of(node: Array, otherwise: Array) -> Array:
                 visits = tree.visits[node]
@@ -228,7 +233,7 @@ def mcts(
 
             def one(under_way: Array, _: None) -> tuple[Array, Array]:
                 def down(_: Array, node: Array) -> Array:
-                    children = tree.first_child[node] + offsets
+                    children = family(tree.first_child[node])
                     count = tree.visits[children] + under_way[children]
                     above = tree.visits[node] + under_way[node]
                     bonus = jnp.sqrt(jnp.log(jnp.maximum(above, 1)) / jnp.maximum(count, 1))
@@ -270,10 +275,11 @@ def mcts(
             del proposal
             found, tree = find_leaves(state), state.tree
             new = grows(state, found)
-            place = state.num_nodes + branches * (jnp.cumsum(new) - new)
+            count = new.astype(jnp.int32)
+            place = state.num_nodes + branches * (jnp.cumsum(count) - count)
             none = tree.depth.shape[0]  # what is written there is dropped
             offsets = jnp.arange(branches)
-            index = jnp.where(new[:, None], place[:, None] + offsets, none).ravel()
+            index = jnp.where(new[:, None], family(place), none).ravel()
             parent = jnp.repeat(found, branches)
             depth = tree.depth[parent]
             choice = tree.choice[parent].at[jnp.arange(len(parent)), depth].set(
@@ -300,14 +306,12 @@ def mcts(
             finished = tree.depth[found] == num_edges
             state = state._replace(
                 tree=tree,
-                num_nodes=state.num_nodes + branches * jnp.sum(new),
+                num_nodes=state.num_nodes + branches * jnp.sum(count),
                 child=jnp.where(finished, found, tree.first_child[found] + drawn),
             )
             if rollouts == "sample":
                 return state
-            children = jnp.where(
-                finished[:, None], found[:, None], tree.first_child[found][:, None] + offsets
-            )
+            children = jnp.where(finished[:, None], found[:, None], family(tree.first_child[found]))
             # What was found twice in a round has nothing new to say the second time.
             children = jnp.where((new | finished)[:, None], children, none)
             return committed(round, backed_up(state, children.ravel()))
@@ -353,7 +357,7 @@ def mcts(
         def committed(round: Array, state: State) -> State:
             """After a round, of which every `S/W` is the last before a commitment."""
             tree = state.tree
-            children = tree.first_child[state.root] + jnp.arange(branches)
+            children = family(tree.first_child[state.root])
             visits = tree.visits[children]
             mean = jnp.where(visits > 0, tree.total[children] / jnp.maximum(visits, 1), -jnp.inf)
             best = children[jnp.argmax(mean if commit == "mean" else visits)]
