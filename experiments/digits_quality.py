@@ -36,7 +36,7 @@ def sample_digits(params: PyTree, labels: np.ndarray, *, seed: int) -> Array:
         denoiser=denoiser_with(params),
         objective=Objective(decoder=_DECODER, verifiers=()),
         solver=_SOLVER,
-        value=solver_estimate,
+        value=solver_estimate(),
     )
     prompts = Prompts(ids=jnp.arange(len(labels)), cond=jnp.asarray(labels, jnp.int32))
     return sample(jax.random.key(seed), problem, prompts).x

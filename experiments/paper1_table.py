@@ -81,7 +81,7 @@ def run(method: str, searcher: Searcher, guide: Verifier, prompts: Prompts, seed
         denoiser=denoiser,
         objective=Objective(decoder=digits.decoder(), verifiers=(guide,)),
         solver=heun(karras(denoiser.process, num_steps=18)),
-        value=solver_estimate,
+        value=solver_estimate(),
     )
     begin = time.perf_counter()
     program = search.lower(jax.random.key(0), searcher, problem, prompts).compile()

@@ -32,7 +32,7 @@ from jaxsearch.core.types import (
     Value,
     Verifier,
 )
-from jaxsearch.core.value import VALUES, lookahead, solver_estimate
+from jaxsearch.core.value import VALUES, lookahead, rollout, solver_estimate
 from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
@@ -80,6 +80,7 @@ __all__ = (
     "realise",
     "replay",
     "result_of",
+    "rollout",
     "sample",
     "search",
     "search_in_chunks",

@@ -34,7 +34,7 @@ every_pair = pytest.mark.parametrize(("searcher", "solver"), PAIRS)
 every_searcher = pytest.mark.parametrize("searcher", list(cases.SEARCHERS))
 
 
-def problem(solver: str, value=solver_estimate, verifiers=(toys.bright,)):
+def problem(solver: str, value=solver_estimate(), verifiers=(toys.bright,)):
     return toys.problem(cases.solvers()[solver], value=value, verifiers=verifiers)
 
 
@@ -170,8 +170,8 @@ def test_chunks_give_the_same_bits_and_can_be_taken_up_again(searcher, solver):
 
 @pytest.mark.parametrize(
     ("searcher", "solver", "value"),
-    [(*pair, solver_estimate) for pair in PAIRS]
-    + [("best_of_n", "heun_edm", lookahead), ("epsilon_greedy", "ddpm", lookahead)],
+    [(*pair, solver_estimate()) for pair in PAIRS]
+    + [("best_of_n", "heun_edm", lookahead()), ("epsilon_greedy", "ddpm", lookahead())],
 )
 def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
     """Law 4. Kills: a Heun step counted once; a lookahead not counted; guidance counted once."""

@@ -209,7 +209,7 @@ def problem(
     solver: Solver,
     *,
     verifiers: tuple[Verifier, ...] = (bright,),
-    value: Value = solver_estimate,
+    value: Value = solver_estimate(),
     denoiser: Denoiser | None = None,
 ) -> Problem:
     """The mixture on the solver's process, decoded by the sigmoid."""
@@ -252,7 +252,7 @@ class Affine(NamedTuple):
         return mean, variance / np.prod(LINEAR_SHAPE)
 
 
-def linear_problem(solver: Solver, *, value: Value = solver_estimate) -> Problem:
+def linear_problem(solver: Solver, *, value: Value = solver_estimate()) -> Problem:
     """Gaussian data, latents that are the images, and their mean pixel as the reward.
 
     The mean is not 0, so that a wrong sign shows.
@@ -282,7 +282,7 @@ def affine(solver: Solver) -> Affine:
     def estimate(x: float) -> np.ndarray:
         ends = jnp.arange(1, num_steps + 1)
         child = Particle(jnp.full((num_steps, *LINEAR_SHAPE), x), (), ends, ())
-        latents, _ = lookahead.estimate(denoise, solver.schedule, child)
+        latents, _ = lookahead().estimate(denoise, solver, child)
         return np.asarray(latents[:, 0, 0, 0])
 
     base = at(0.0, 0.0)

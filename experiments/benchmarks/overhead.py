@@ -55,7 +55,7 @@ def digits_problem(guide: str) -> Problem:
         denoiser=denoiser,
         objective=Objective(decoder=digits.decoder(), verifiers=(verifiers[guide](),)),
         solver=heun(karras(denoiser.process, num_steps=18)),
-        value=solver_estimate,
+        value=solver_estimate(),
     )
 
 

@@ -180,7 +180,7 @@ def expand(
         cond, context = jax.tree.map(lambda leaf: leaf[prompt], (prompts.cond, prompts.context))
         child, passes = advance(problem, part, cond)
         latents, calls = problem.value.estimate(
-            lambda x, t: problem.denoiser(x, t, cond), problem.solver.schedule, child
+            lambda x, t: problem.denoiser(x, t, cond), problem.solver, child
         )
         if part.steps is not None:
             calls = jnp.where(part.steps > 0, calls, 0)

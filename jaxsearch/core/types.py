@@ -102,6 +102,9 @@ class Solver:
         calls: [T] how often a step calls `denoise`.
         noise_scale: [T] by what a step multiplies its injected noise; 0 where noise has no effect.
         memory: `shape -> memory` of one particle at step 0.
+        quiet: the same sampler with the noise off, on the same schedule and with the same memory;
+            None where this one injects none. It is not this one fed with zeros: a step that makes
+            room for noise has to know that none will come.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Solver:
     calls: tuple[int, ...]
     noise_scale: tuple[float, ...]
     memory: Callable[[tuple[int, ...]], PyTree] = lambda shape: ()
+    quiet: Solver | None = None
 
     @property
     def num_steps(self) -> int:
@@ -221,8 +225,9 @@ class Value(NamedTuple):
 
     Attributes:
         name: for messages and records.
-        estimate: `(denoise, schedule, particle [n]) -> (latents [n,*E], calls [n] int32)`: the
-            latents to decode and the denoiser calls spent on them.
+        estimate: `(denoise, solver, particle [n]) -> (latents [n,*E], calls [n] int32)`: the
+            latents to decode and the denoiser calls spent on them. Those of a finished sample are
+            itself, at no call.
     """
 
     name: str

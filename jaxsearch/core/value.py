@@ -2,36 +2,93 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.core.noise import select
-from jaxsearch.core.types import Array, Particle, Schedule, Value
+from jaxsearch.core.types import Array, Particle, Solver, Value
 
 
-def _solver_estimate(denoise, schedule: Schedule, particle: Particle) -> tuple[Array, Array]:
-    return particle.x0, jnp.zeros_like(particle.step)
+@functools.cache
+def solver_estimate() -> Value:
+    """The clean estimate that the solver's step made on its way: no further pass.
+
+    For `heun` the second evaluation, as in the published code of Ramesh & Mardani 2025. For
+    `first_order` the estimate is older than the noise that the step injects.
+    """
+
+    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Array, Array]:
+        del denoise, solver
+        return particle.x0, jnp.zeros_like(particle.step)
+
+    return Value("solver_estimate", estimate)
 
 
-def _lookahead(denoise, schedule: Schedule, particle: Particle) -> tuple[Array, Array]:
-    times = jnp.asarray(schedule.times, jnp.float32)
-    unfinished = particle.step < schedule.num_steps
-    # A finished row beside unfinished ones goes along at the last time that is not the clean end.
-    step = jnp.minimum(particle.step, schedule.num_steps - 1)
-    latents = jax.lax.cond(
-        jnp.any(unfinished),
-        lambda: select(unfinished, denoise(particle.x, times[step]).x0, particle.x),
-        lambda: particle.x,
-    )
-    return latents, unfinished.astype(jnp.int32)
+@functools.cache
+def lookahead() -> Value:
+    """One more denoiser call at the state the step led to, `E[x0 | x_{t-1}]`.
+
+    The score as Ramesh & Mardani 2025 define it (appendix B).
+    """
+
+    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Array, Array]:
+        times = jnp.asarray(solver.schedule.times, jnp.float32)
+        unfinished = particle.step < solver.num_steps
+        # A finished row beside unfinished ones goes along at the last time before the clean end.
+        step = jnp.minimum(particle.step, solver.num_steps - 1)
+        latents = jax.lax.cond(
+            jnp.any(unfinished),
+            lambda: select(unfinished, denoise(particle.x, times[step]).x0, particle.x),
+            lambda: particle.x,
+        )
+        return latents, unfinished.astype(jnp.int32)
+
+    return Value("lookahead", estimate)
 
 
-solver_estimate = Value("solver_estimate", _solver_estimate)
-"""The clean estimate that the solver's step made on its way: no further pass. For `heun` the second
-evaluation, as in the first paper's published code."""
+@functools.cache
+def rollout(*, steps: int | None = None) -> Value:
+    """The sampler played on without noise, to its end or for some steps.
 
-lookahead = Value("lookahead", _lookahead)
-"""One more denoiser call at the state the step led to, `E[x0 | x_{t-1}]`: the score as the first
-paper defines it (Ramesh & Mardani 2025, appendix B)."""
+    Args:
+        steps: solver steps to go on; null: to the finished sample. After fewer, the solver's own
+            clean estimate is what is scored.
 
-VALUES = {value.name: value for value in (solver_estimate, lookahead)}
+    Raises:
+        ValueError: if `steps` is no whole number from 1.
+    """
+    if steps is not None:
+        check_count("steps", steps)
+
+    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Array, Array]:
+        quiet, end = solver.quiet or solver, solver.num_steps
+        calls = jnp.asarray(quiet.calls, jnp.int32)
+        silence = jnp.zeros_like(particle.x)
+
+        def body(_: Array, carry: tuple[Particle, Array]) -> tuple[Particle, Array]:
+            one, spent = carry
+            index = jnp.minimum(one.step, end - 1)
+            moved = quiet.step(denoise, one.x, index, silence, one.memory)
+            step = one.step + 1
+            x0 = select(step == end, moved.x, moved.x0)
+            after = Particle(moved.x, x0, step, one.noise, moved.memory), spent + calls[index]
+            return select(one.step < end, after, carry)
+
+        left = end - jnp.min(particle.step)
+        turns = left if steps is None else jnp.minimum(left, steps)
+        start = (particle, jnp.zeros_like(particle.step))
+        played, spent = jax.lax.fori_loop(0, turns, body, start)
+        return played.x0, spent
+
+    return Value("rollout", estimate)
+
+
+VALUES = {
+    "lookahead": lookahead,
+    "rollout": rollout,
+    "solver_estimate": solver_estimate,
+}
+"""Values by name: `(*, settings) -> Value`."""

@@ -105,7 +105,6 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
 
     config = Config(
         **{kind: component(kind) for kind in KINDS},
-        value=found["value"],
         guide=chosen(full["guide"]),
         report=chosen(full["report"]),
         prompts=cycled(full["prompts"], found["num_prompts"]),

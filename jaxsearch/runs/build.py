@@ -21,7 +21,6 @@ from jaxsearch.core.types import (
     Solver,
     Verifier,
 )
-from jaxsearch.core.value import VALUES
 from jaxsearch.runs import components
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
@@ -70,7 +69,7 @@ def build(config: Config) -> Built:
         denoiser=model.denoiser,
         objective=Objective(decoder=model.decoder, verifiers=guides),
         solver=solver,
-        value=VALUES[config.value],
+        value=part_of("value", config.value),
     )
     with explained(searcher.name):
         _check_size(searcher, problem, prompts, config.microbatch)

@@ -64,7 +64,8 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def registry(kind: str, model: str) -> Mapping[str, Factory]:
-    """The factories of "model", "solver", "schedule", "searcher" or "verifier", by name."""
+    """The factories of "model", "solver", "schedule", "searcher", "value" or
+    "verifier", by name."""
     if kind == "model":
         return {name: model_entry(name).load for name in MODELS}
     if kind == "verifier":
@@ -73,6 +74,7 @@ def registry(kind: str, model: str) -> Mapping[str, Factory]:
         "solver": SOLVERS,
         "schedule": SCHEDULES,
         "searcher": SEARCHERS,
+        "value": VALUES,
     }
     return registries[kind]
 
@@ -89,16 +91,6 @@ def factory_of(kind: str, name: str, model: str) -> Factory:
     if name not in factories:
         raise unknown(f"unknown {kind}", name, factories)
     return factories[name]
-
-
-def check_value(name: str) -> None:
-    """Refuses a value that does not exist.
-
-    Raises:
-        UserError: with the ones that do.
-    """
-    if name not in VALUES:
-        raise unknown("unknown value", name, VALUES)
 
 
 def build(kind: str, name: str, settings: Mapping[str, Any], model: str, *args: Any) -> Any:

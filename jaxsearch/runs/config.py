@@ -14,7 +14,7 @@ from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.errors import UserError, unknown
 from jaxsearch.runs.files import read_text
 
-KINDS = ("model", "solver", "schedule", "searcher")
+KINDS = ("model", "solver", "schedule", "searcher", "value")
 """The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
 
 _LISTS = ("guide", "report", "prompts")
@@ -22,7 +22,7 @@ _NUMBERS = ("num_prompts", "seed", "budget", "microbatch")
 _DEFAULTS: dict[str, Any] = {
     "model": {"name": "digits"},
     "searcher": {"name": "epsilon_greedy"},
-    "value": "solver_estimate",
+    "value": {"name": "solver_estimate"},
     "num_prompts": None,
     "seed": 0,
     "budget": None,
@@ -51,7 +51,7 @@ class Config:
     solver: Component
     schedule: Component
     searcher: Component
-    value: str
+    value: Component
     guide: tuple[Component, ...]
     report: tuple[Component, ...]
     prompts: tuple[str, ...]
@@ -64,7 +64,6 @@ class Config:
         verifiers = {part.name: part.settings for part in self.guide + self.report if part.settings}
         return {
             **{kind: getattr(self, kind).to_dict() for kind in KINDS},
-            "value": self.value,
             "guide": [part.name for part in self.guide],
             "report": [part.name for part in self.report],
             "verifiers": verifiers,
@@ -104,7 +103,7 @@ def _normalise(raw: Any, path: Path) -> dict[str, Any]:
             value = {"name": value} if isinstance(value, str) else value
         elif key in _LISTS:
             value = _texts(key, value, path)
-        elif key not in (*_NUMBERS, "value", "verifiers"):
+        elif key not in (*_NUMBERS, "verifiers"):
             raise unknown(f"{path} has an unknown entry", str(key), [*_LISTS, *_DEFAULTS, *KINDS])
         if key in (*KINDS, "verifiers") and not isinstance(value, Mapping):
             raise UserError(f"{path}: {key} is {value!r}: write '{key}: {{...}}' with its settings")

@@ -12,19 +12,13 @@ from typing import Any
 import jsonargparse
 
 from jaxsearch.core.checks import check_count
-from jaxsearch.runs.components import Setting, check_value, factory_of, settings_of, summary_of
+from jaxsearch.runs.components import Setting, factory_of, settings_of, summary_of
 from jaxsearch.runs.config import KINDS
 from jaxsearch.runs.errors import UserError, explained, unknown
 
 Tables = Mapping[str, Mapping[str, Setting]]
 
 GENERAL = {
-    "value": Setting(
-        str,
-        "solver_estimate",
-        "which clean estimate of a partial sample is scored: solver_estimate (free) or lookahead "
-        "(one more network pass)",
-    ),
     "num_prompts": Setting(int | None, None, "repeat the prompts until there are this many"),
     "seed": Setting(int, 0, "of all randomness, 0 to 4294967295"),
     "budget": Setting(
@@ -51,6 +45,7 @@ _NAMES = {
     "solver": "NAME the sampler",
     "schedule": "NAME the noise levels that the sampler visits",
     "searcher": "NAME what decides which noise is tried next",
+    "value": "NAME which clean estimate of a partial sample is scored",
 }
 CHOICES = {
     "guide": ("+", "VERIFIER the score to search for; several are added up"),
@@ -236,7 +231,6 @@ def _check_nulls(found: Mapping[str, Any], tables: Tables) -> None:
 
 
 def _check_general(found: Mapping[str, Any]) -> None:
-    check_value(found["value"])
     if not 0 <= found["seed"] < 2**32:
         raise UserError(f"seed is {found['seed']}: it must lie in [0, 4294967295]")
     for key in ("num_prompts", "microbatch"):

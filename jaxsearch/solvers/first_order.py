@@ -50,4 +50,5 @@ def first_order(schedule: Schedule, *, eta: float = 1.0) -> Solver:
         step=step,
         calls=(1,) * schedule.num_steps,
         noise_scale=tuple(float(u) for u in up),
+        quiet=first_order(schedule, eta=0.0) if up.any() else None,
     )

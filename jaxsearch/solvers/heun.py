@@ -101,4 +101,5 @@ def heun(
         step=step,
         calls=tuple(2 if level > 0 else 1 for level in after),
         noise_scale=tuple(float(scale) for scale in injected),
+        quiet=heun(schedule, churn=0.0) if injected.any() else None,
     )

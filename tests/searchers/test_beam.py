@@ -23,7 +23,7 @@ from tests import cases, toys
 
 
 def problem():
-    return toys.problem(cases.solvers()["ddpm"], value=lookahead, verifiers=(toys.near_target,))
+    return toys.problem(cases.solvers()["ddpm"], value=lookahead(), verifiers=(toys.near_target,))
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

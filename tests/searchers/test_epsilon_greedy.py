@@ -121,7 +121,7 @@ def test_published_counts():
 
 def test_lookahead_costs_one_pass_per_unfinished_candidate():
     solver = heun(karras(edm(), num_steps=18))
-    cost = count_cost(epsilon_greedy(), toys.problem(solver, value=lookahead))
+    cost = count_cost(epsilon_greedy(), toys.problem(solver, value=lookahead()))
     # 13 searched steps of 80 candidates, and the first of the two passages; the last is finished.
     assert cost.network_passes == 2089 + 13 * 80 + 1
 

@@ -94,7 +94,7 @@ def test_it_is_the_search_written_out():
     another node; children written in another's place; a subtree that is forgotten; the worst child.
     """
     key, prompts = jax.random.key(4), toys.prompts(2)
-    problem_ = problem(value=lookahead, verifiers=(toys.near_target,))
+    problem_ = problem(value=lookahead(), verifiers=(toys.near_target,))
     simulations, exploration, depth = 5, 0.05, 5
     one = mcts(
         branches=BRANCHES, simulations=simulations, exploration=exploration, rollouts="value"
@@ -145,7 +145,10 @@ def all_leaves():
 
 
 def test_a_whole_tree_holds_the_best_of_all_sequences():
-    """1365 nodes, 1024 leaves. Kills: an edge that takes another's noise; leaves never reached."""
+    """1365 nodes, 1024 leaves.
+
+    Kills: an edge that takes another's noise, or says that it took another's; leaves never reached.
+    """
     scores, problem_, prompts, key = all_leaves()
     one = mcts(branches=BRANCHES, simulations=400, exploration=1e4, rollouts="value")
     *_, last = search_in_chunks(key, one, problem_, prompts, rounds_per_chunk=400)
@@ -153,6 +156,8 @@ def test_a_whole_tree_holds_the_best_of_all_sequences():
     np.testing.assert_allclose(last.score, scores.max(), atol=1e-6)
     leaves = np.asarray(last.searcher.tree.score[0])[-1024:]
     np.testing.assert_allclose(np.sort(leaves), np.sort(scores), atol=2e-6)
+    again = replay(problem_, last.best.noise, prompts)
+    np.testing.assert_allclose(again.x, last.best.x, atol=2e-6)
 
 
 def test_it_finds_one_of_the_best_sequences():
@@ -249,6 +254,20 @@ def test_every_simulation_visits_and_unvisited_children_go_first(leaves):
         assert np.all(np.asarray(after_one.searcher.num_nodes) == 5)
     else:
         assert np.all(np.asarray(children) >= (1 if leaves == 1 else 0))
+
+
+def test_simulations_under_way_part_ways():
+    """Four rounds of two: all but the first round go to children that nobody has tried.
+
+    Kills: visits under way that do not count, so that both leaves of a round are the same.
+    """
+    one = mcts(branches=8, simulations=8, leaves=2)
+    states = search_in_chunks(
+        jax.random.key(2), one, problem("heun_edm"), toys.prompts(3), rounds_per_chunk=2
+    )
+    after_one = next(s for s in states if float(s.searcher.tree.visits[0, 0]) == 8)
+    tried = np.sum(np.asarray(after_one.searcher.tree.visits[:, 1:9]) > 0, axis=1)
+    assert np.all(tried >= 7)
 
 
 def test_means_are_those_of_finished_samples_below():

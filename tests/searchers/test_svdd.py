@@ -20,7 +20,7 @@ PIXELS = int(np.prod(toys.LINEAR_SHAPE))
 
 
 def problem():
-    return toys.linear_problem(toys.linear_solver(), value=lookahead)
+    return toys.linear_problem(toys.linear_solver(), value=lookahead())
 
 
 @functools.partial(jax.jit, static_argnames=("candidates", "num_prompts"))
