@@ -1,5 +1,6 @@
 """Inference-time search over the noise of diffusion and flow models."""
 
+from jaxsearch.core.aggregate import AGGREGATES, mean_rank, total, weighted, worst
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import realise
@@ -8,6 +9,7 @@ from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, va
 from jaxsearch.core.replay import replay, sample
 from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.types import (
+    Aggregate,
     Cost,
     Decoder,
     Denoiser,
@@ -41,11 +43,13 @@ from jaxsearch.zoo import MODELS
 __version__ = "0.1.0"
 
 __all__ = (
+    "AGGREGATES",
     "MODELS",
     "SEARCHERS",
     "SOLVERS",
     "VALUES",
     "VERIFIERS",
+    "Aggregate",
     "Cost",
     "Decoder",
     "Denoiser",
@@ -76,6 +80,7 @@ __all__ = (
     "flow",
     "karras",
     "lookahead",
+    "mean_rank",
     "plan",
     "realise",
     "replay",
@@ -87,6 +92,9 @@ __all__ = (
     "search_on_host",
     "shifted",
     "solver_estimate",
+    "total",
     "trained_steps",
     "variance_preserving",
+    "weighted",
+    "worst",
 )

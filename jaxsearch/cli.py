@@ -29,7 +29,7 @@ examples:
   jaxsearch search --config runs/three/config.yaml --searcher zero_order
   jaxsearch search --resume runs/three
 """
-_LISTED = ("searchers", "verifiers", "models", "solvers", "schedules", "values")
+_LISTED = ("searchers", "verifiers", "models", "solvers", "schedules", "values", "aggregates")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "core.types": [],
     "core.checks": [],
     "core.noise": ["core.types", "core.checks"],
+    "core.aggregate": ["core.types", "core.checks"],
     "core.segments": ["core.types", "core.checks", "core.noise"],
     "core.resampling": ["core.types"],
     "core.process": ["core.types", "core.checks"],

@@ -257,6 +257,8 @@ def test_list_has_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
         "verifier",
         "model",
         "solver",
+        "value",
+        "aggregate",
     ]
     assert {"best_of_n", "zero_order", "epsilon_greedy"} <= {
         n for k, n, _ in lines if k == "searcher"

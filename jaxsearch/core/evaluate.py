@@ -249,5 +249,11 @@ def aggregate(problem: Problem, proposal: Proposal, child: Particle, scores: Arr
     if proposal.steps is not None:
         valid &= (proposal.steps > 0)[..., None]
     scores = jnp.where(valid, scores, worst)
-    score = jax.vmap(problem.objective.aggregate)(scores)
-    return Evaluation(child, jnp.where(jnp.isfinite(score), score, worst), scores)
+    return Evaluation(child, combined(problem, scores), scores)
+
+
+def combined(problem: Problem, scores: Array) -> Array:
+    """The scores [P, K] of candidates that are compared with each other, of [P, K, V] by guide."""
+    score = jax.vmap(problem.objective.aggregate.combine)(scores)
+    valid = jnp.isfinite(score) & jnp.all(jnp.isfinite(scores), axis=-1)
+    return jnp.where(valid, score, -jnp.inf)

@@ -67,7 +67,7 @@ def _conclude(
     """The rest of the round, once the scores [P, K] are there."""
     turn = _turn(searcher, problem, state, stage_index, turn_index)
     evaluation = aggregate(problem, proposal, child, scores)
-    return tell(prompt_keys(key, prompts), turn, state, proposal, evaluation, spent)
+    return tell(prompt_keys(key, prompts), problem, turn, state, proposal, evaluation, spent)
 
 
 def search_on_host(

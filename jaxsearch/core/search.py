@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxsearch.core.evaluate import evaluate
+from jaxsearch.core.evaluate import combined, evaluate
 from jaxsearch.core.noise import folded, fresh, prompt_keys, select
 from jaxsearch.core.space import noise_space, num_rounds, stages_of, with_first
 from jaxsearch.core.types import (
@@ -36,6 +36,11 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
         ValueError: if the parts of the search do not go together.
     """
     _check(key, prompts)
+    if searcher.compares_rounds and problem.objective.aggregate.relative:
+        raise ValueError(
+            f"{searcher.name} compares scores of different rounds, which "
+            f"{problem.objective.aggregate.name} does not give: take another aggregate"
+        )
     space = noise_space(problem, searcher.rank)
     num_prompts = prompts.ids.shape[0]
     rounds = num_rounds(searcher.stages(space))
@@ -86,6 +91,7 @@ def ask(keys: Array, turn: Turn, state: SearchState) -> Proposal:
 
 def tell(
     keys: Array,
+    problem: Problem,
     turn: Turn,
     state: SearchState,
     proposal: Proposal,
@@ -99,15 +105,21 @@ def tell(
     )
     best = Evaluation(state.best, state.score, state.scores)
     if turn.stage.finishes:
-        best = _better(best, evaluation)
+        best = _better(problem, best, evaluation)
     cost = jax.tree.map(jnp.add, state.cost, spent)
     entry = Trace(best.score, jnp.max(evaluation.score, axis=1), cost)
     trace = jax.tree.map(lambda rows, row: rows.at[state.round].set(row), state.trace, entry)
     return SearchState(searcher_state, *best, cost, trace, state.round + 1)
 
 
-def _better(best: Evaluation, evaluation: Evaluation) -> Evaluation:
+def _better(problem: Problem, best: Evaluation, evaluation: Evaluation) -> Evaluation:
     """The best finished sample of each prompt [P], after an evaluation [P, K]."""
+    if problem.objective.aggregate.relative:
+        # The best so far is compared anew, among this round's.
+        scores = jnp.concatenate([evaluation.scores, best.scores[:, None]], axis=1)
+        again = combined(problem, scores)
+        best = best._replace(score=again[:, -1])
+        evaluation = evaluation._replace(score=again[:, :-1])
     num_steps = evaluation.child.noise.coefs.shape[-2] - 1
     finished = evaluation.child.step == num_steps
     # A finished sample that scored -inf still goes before one that is not finished.
@@ -139,7 +151,7 @@ def _rounds(
             evaluation, spent = evaluate(
                 problem, proposal, prompts, microbatch=microbatch, mesh=mesh
             )
-            state = tell(keys, turn, state, proposal, evaluation, spent)
+            state = tell(keys, problem, turn, state, proposal, evaluation, spent)
         return state
 
     # A length the compiler cannot see: it would unroll a loop of one round and round its sums

@@ -199,9 +199,24 @@ class Verifier:
         return self.apply(self.params, images, context).astype(jnp.float32)
 
 
-def weighted_sum(scores: Array) -> Array:
-    """The default aggregate: the sum of the guides, [K, V] -> [K]."""
-    return jnp.sum(scores, axis=-1)
+class Aggregate(NamedTuple):
+    """How the scores of several guides become one.
+
+    Attributes:
+        name: for messages and records.
+        combine: `[K, V] -> [K]` over candidates of one prompt. One that a guide has failed (-inf)
+            fails as a whole, whatever comes out.
+        relative: whether the result says how candidates compare with each other and nothing about
+            one alone, so that numbers of different rounds cannot be compared.
+    """
+
+    name: str
+    combine: Callable[[Array], Array]
+    relative: bool = False
+
+
+TOTAL = Aggregate("total", lambda scores: jnp.sum(scores, axis=-1))
+"""The sum of the guides."""
 
 
 @jax.tree_util.register_dataclass
@@ -212,12 +227,12 @@ class Objective:
     Attributes:
         decoder: latents to images.
         verifiers: one or more guides.
-        aggregate: `[K, V] -> [K]` over the candidates of one prompt, so that ranks can be used.
+        aggregate: how the guides' scores become one.
     """
 
     decoder: Decoder
     verifiers: tuple[Verifier, ...]
-    aggregate: Callable[[Array], Array] = static(default=weighted_sum)
+    aggregate: Aggregate = static(default=TOTAL)
 
 
 class Value(NamedTuple):
@@ -359,12 +374,15 @@ class Searcher(NamedTuple):
         stages: `space -> stages`, run in order. Raises `ValueError` where the searcher cannot work
             with the solver.
         rank: `M`, the most Gaussians that one of its noises is made of.
+        compares_rounds: whether it compares or adds up scores of different rounds, so that it needs
+            an aggregate that is not relative.
     """
 
     name: str
     init: Callable[[NoiseSpace, Array], PyTree]
     stages: Callable[[NoiseSpace], tuple[Stage, ...]]
     rank: int = 1
+    compares_rounds: bool = False
 
 
 class Trace(NamedTuple):

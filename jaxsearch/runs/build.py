@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxsearch.core.plan import count_cost, memory
 from jaxsearch.core.replay import remake
 from jaxsearch.core.types import (
+    Aggregate,
     Array,
     Noise,
     Objective,
@@ -65,9 +66,16 @@ def build(config: Config) -> Built:
         prompts = model.prompts(config.prompts)
     _check_context(verifiers, prompts, name)
     guides = tuple(verifiers[part.name] for part in config.guide)
+    aggregate: Aggregate = part_of("aggregate", config.aggregate)
+    with explained(aggregate.name):
+        jax.eval_shape(aggregate.combine, jax.ShapeDtypeStruct((1, len(guides)), jnp.float32))
     problem = Problem(
         denoiser=model.denoiser,
-        objective=Objective(decoder=model.decoder, verifiers=guides),
+        objective=Objective(
+            decoder=model.decoder,
+            verifiers=guides,
+            aggregate=aggregate,
+        ),
         solver=solver,
         value=part_of("value", config.value),
     )

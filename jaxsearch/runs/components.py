@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import docstring_parser
 
+from jaxsearch.core.aggregate import AGGREGATES
 from jaxsearch.core.process import SCHEDULES
 from jaxsearch.core.value import VALUES
 from jaxsearch.runs.errors import explained, unknown
@@ -64,8 +65,8 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def registry(kind: str, model: str) -> Mapping[str, Factory]:
-    """The factories of "model", "solver", "schedule", "searcher", "value" or
-    "verifier", by name."""
+    """The factories of "model", "solver", "schedule", "searcher", "value", "aggregate"
+    or "verifier", by name."""
     if kind == "model":
         return {name: model_entry(name).load for name in MODELS}
     if kind == "verifier":
@@ -75,6 +76,7 @@ def registry(kind: str, model: str) -> Mapping[str, Factory]:
         "schedule": SCHEDULES,
         "searcher": SEARCHERS,
         "value": VALUES,
+        "aggregate": AGGREGATES,
     }
     return registries[kind]
 

@@ -14,7 +14,7 @@ from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.errors import UserError, unknown
 from jaxsearch.runs.files import read_text
 
-KINDS = ("model", "solver", "schedule", "searcher", "value")
+KINDS = ("model", "solver", "schedule", "searcher", "value", "aggregate")
 """The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
 
 _LISTS = ("guide", "report", "prompts")
@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "model": {"name": "digits"},
     "searcher": {"name": "epsilon_greedy"},
     "value": {"name": "solver_estimate"},
+    "aggregate": {"name": "total"},
     "num_prompts": None,
     "seed": 0,
     "budget": None,
@@ -52,6 +53,7 @@ class Config:
     schedule: Component
     searcher: Component
     value: Component
+    aggregate: Component
     guide: tuple[Component, ...]
     report: tuple[Component, ...]
     prompts: tuple[str, ...]

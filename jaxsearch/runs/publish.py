@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.evaluate import combined
 from jaxsearch.core.replay import plain_noise
 from jaxsearch.core.types import Cost, Noise, SearchResult
 from jaxsearch.runs.build import Built, Made, make_again
@@ -38,12 +38,13 @@ def compare(built: Built, plain: Made, found: Made, seen: np.ndarray) -> Outcome
         for i, (name, role) in enumerate(zip(built.verifiers, built.roles, strict=True))
     }
     guides = [made.scores[:, : built.num_guides] for made in (plain, found)]
+    plain_total, found_total = _totals(built, guides)
     return Outcome(
         plain=to_pixels(plain.images),
         found=to_pixels(found.images),
         scores=scores,
-        plain_total=_aggregate(built, guides[0]),
-        found_total=_aggregate(built, guides[1]),
+        plain_total=plain_total,
+        found_total=found_total,
         replay_difference=_differences(guides[1], seen),
     )
 
@@ -55,9 +56,10 @@ def _differences(again: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.where(neither, 0.0, np.abs(difference)).max(axis=1)
 
 
-def _aggregate(built: Built, scores: np.ndarray) -> np.ndarray:
-    total = jax.vmap(built.problem.objective.aggregate)(jnp.asarray(scores)[:, None])
-    return np.asarray(total)[:, 0]
+def _totals(built: Built, pair: list[np.ndarray]) -> list[np.ndarray]:
+    """[P] each of what plain and found samples score, compared with each other; [P, V] given."""
+    total = combined(built.problem, jnp.stack([jnp.asarray(scores) for scores in pair], axis=1))
+    return list(np.asarray(total).T)
 
 
 def plain_cost(built: Built) -> Cost:

@@ -46,6 +46,7 @@ _NAMES = {
     "schedule": "NAME the noise levels that the sampler visits",
     "searcher": "NAME what decides which noise is tried next",
     "value": "NAME which clean estimate of a partial sample is scored",
+    "aggregate": "NAME how the scores of several guides become one",
 }
 CHOICES = {
     "guide": ("+", "VERIFIER the score to search for; several are added up"),

@@ -228,4 +228,6 @@ def epsilon_greedy(
 
         return Stage(1, ask_fn, tell_fn, finishes=segment.end == space.num_steps)
 
-    return Searcher("epsilon_greedy", init_fn, stages_fn, rank=most + 1)
+    return Searcher(
+        "epsilon_greedy", init_fn, stages_fn, rank=most + 1, compares_rounds=bool(elitist)
+    )

@@ -183,4 +183,4 @@ def smc(
 
         return Stage(len(run), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
 
-    return Searcher("smc", init_fn, stages_fn)
+    return Searcher("smc", init_fn, stages_fn, compares_rounds=True)

@@ -112,7 +112,9 @@ def zero_order(
         climb = Stage(iterations, ask_fn, tell_fn)
         return (Stage(1, ask_pivot, tell_pivot), climb) if elitist else (climb,)
 
-    return Searcher("zero_order", init_fn, stages_fn, rank=iterations + 1)
+    return Searcher(
+        "zero_order", init_fn, stages_fn, rank=iterations + 1, compares_rounds=bool(elitist)
+    )
 
 
 def _move(geometry: str, step: float, pivot: Array, direction: Array) -> tuple[Array, Array]:

@@ -27,6 +27,8 @@ def test_defaults_are_the_first_papers() -> None:
         "epsilon": 0.4,
         "elitist": False,
         "search_inactive": False,
+        "every": 1,
+        "window": None,
     }
     assert (config.solver.name, config.schedule.name) == ("heun", "karras")
     assert config.schedule.settings["num_steps"] == 18
@@ -124,7 +126,9 @@ def test_a_bad_file_is_explained(tmp_path: Path, text: str, message: str) -> Non
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["searcher", "solver", "schedule", "verifier", "model"])
+@pytest.mark.parametrize(
+    "kind", ["searcher", "solver", "schedule", "verifier", "model", "value", "aggregate"]
+)
 def test_every_factory_can_be_set_from_the_command(kind: str) -> None:
     for name in registry(kind, "digits"):
         factory = factory_of(kind, name, "digits")
@@ -137,7 +141,7 @@ def test_every_factory_can_be_set_from_the_command(kind: str) -> None:
 
 
 def test_catalogue_has_a_line_on_everything() -> None:
-    kinds = ("searchers", "verifiers", "models", "solvers", "schedules")
+    kinds = ("searchers", "verifiers", "models", "solvers", "schedules", "values", "aggregates")
     for kind, lines in catalogue(kinds).items():
         assert lines, kind
         assert all(text.strip() for text in lines.values()), kind

@@ -1,0 +1,112 @@
+"""Ensembles of guides, alone and inside a search."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxsearch.core.aggregate import mean_rank, total, weighted, worst
+from jaxsearch.core.evaluate import combined
+from jaxsearch.core.replay import replay
+from jaxsearch.core.search import search, search_in_chunks
+from jaxsearch.core.types import Objective, Verifier
+from jaxsearch.searchers import best_of_n, epsilon_greedy, zero_order
+from tests import cases, toys
+from tests.test_laws import hostile
+
+SCORES = np.asarray([[0.1, 9.0], [0.3, -1.0], [0.2, 9.0], [0.3, 4.0]], np.float32)
+
+
+def corner(params, images, context):
+    return params["scale"] * (1 - images[:, 0, 0, 0]) ** 3
+
+
+def second(scale: float) -> Verifier:
+    """Another guide on another scale, which wants one corner dark."""
+    return Verifier(name="corner", apply=corner, params={"scale": jnp.float32(scale)})
+
+
+def problem(aggregate, *verifiers, solver="heun_edm"):
+    base = toys.problem(cases.solvers()[solver], verifiers=verifiers or (toys.bright, second(1.0)))
+    objective = dataclasses.replace(base.objective, aggregate=aggregate)
+    return dataclasses.replace(base, objective=objective)
+
+
+def test_each_is_what_it_says():
+    """Ranks against SciPy. Kills: the highest rank for the lowest score; ties broken by place."""
+    np.testing.assert_allclose(total().combine(SCORES), SCORES.sum(axis=1))
+    np.testing.assert_allclose(
+        weighted(weights=[2, -0.5]).combine(SCORES), SCORES @ [2, -0.5], rtol=1e-6
+    )
+    np.testing.assert_allclose(worst().combine(SCORES), [0.1, -1.0, 0.2, 0.3])
+    expected = (stats.rankdata(SCORES, axis=0) - 1).mean(axis=1) / 3
+    np.testing.assert_allclose(mean_rank().combine(jnp.asarray(SCORES)), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean_rank().combine(jnp.asarray(SCORES[:1])), [0.0])
+    assert weighted() is total()
+
+
+def test_ranks_do_not_see_scales_and_sums_do():
+    """The same winner, to the bit, when a guide is stretched monotonically."""
+    key, prompts = jax.random.key(3), toys.prompts(6)
+    one = best_of_n(candidates=8)
+    winners = {
+        (aggregate.name, scale): np.asarray(
+            search(key, one, problem(aggregate, toys.bright, second(scale)), prompts).particle.x
+        )
+        for aggregate in (total(), mean_rank())
+        for scale in (1.0, 40.0)
+    }
+    np.testing.assert_array_equal(winners["mean_rank", 1.0], winners["mean_rank", 40.0])
+    assert np.any(winners["total", 1.0] != winners["total", 40.0])
+
+
+def test_the_best_so_far_is_compared_anew_in_every_round():
+    """Against all finished samples of all rounds, taken as pairs with the winner.
+
+    Kills: a rank of one round compared with a rank of another, which the last round would win.
+    """
+    key, prompts = jax.random.key(3), toys.prompts(5)
+    one, problem_ = zero_order(neighbours=3, iterations=6, step=0.3), problem(mean_rank())
+    rounds = list(search_in_chunks(key, one, problem_, prompts, rounds_per_chunk=1))
+    final = np.asarray(rounds[-1].scores)
+    kept = 0
+    for before, after in itertools.pairwise(rounds):
+        same = np.all(np.asarray(before.scores) == np.asarray(after.scores), axis=1)
+        kept += same.sum()
+    assert 0 < kept < 25  # some rounds bring nothing better, some do
+    images = problem_.objective.decoder(rounds[-1].best.x)
+    np.testing.assert_allclose(toys.bright(images, {}), final[:, 0], atol=1e-6)
+    again = replay(problem_, rounds[-1].best.noise, prompts)
+    np.testing.assert_allclose(again.x, rounds[-1].best.x, atol=2e-5)
+
+
+def test_one_failed_guide_fails_the_candidate():
+    """Kills: a rank that is finite although a guide returned NaN."""
+    scores = jnp.asarray([[[0.9, -jnp.inf], [0.1, 0.1], [0.2, 0.2]]])
+    for aggregate in (total(), mean_rank(), worst(), weighted(weights=[1.0, 0.0])):
+        found = np.asarray(combined(problem(aggregate), scores))[0]
+        assert np.isneginf(found[0])
+        assert found[2] > found[1]
+    failing = problem(mean_rank(), toys.bright, hostile(np.nan, 0.5))
+    result = search(jax.random.key(1), best_of_n(candidates=8), failing, toys.prompts(4))
+    assert np.all(np.isfinite(np.asarray(result.scores)))
+
+
+def test_what_makes_no_sense_is_refused():
+    key, prompts = jax.random.key(0), toys.prompts(2)
+    with pytest.raises(ValueError, match="3 weights for 2 guides"):
+        search(key, best_of_n(), problem(weighted(weights=[1, 2, 3])), prompts)
+    with pytest.raises(ValueError, match="weights is nan"):
+        weighted(weights=[np.nan])
+    with pytest.raises(ValueError, match="epsilon_greedy compares scores of different rounds"):
+        search(key, epsilon_greedy(elitist=True), problem(mean_rank()), prompts)
+
+
+def test_objective_takes_the_sum_by_default():
+    assert Objective(decoder=toys.decoder(), verifiers=(toys.bright,)).aggregate is total()
