@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import best_of_n, epsilon_greedy, zero_order
+from jaxsearch.searchers import best_of_n, epsilon_greedy, markov_chain, zero_order
 from jaxsearch.solvers import first_order, heun
 
 
@@ -36,6 +36,12 @@ SEARCHERS = {
     "epsilon_greedy_elitist": SearcherCase(
         epsilon_greedy(candidates=2, iterations=(0, 2, 3, 0, 1, 2), elitist=True),
         needs_noise=True,
+    ),
+    "markov_chain": SearcherCase(
+        markov_chain(chains=3, iterations=3, step=0.5), plain=markov_chain(chains=1, iterations=0)
+    ),
+    "markov_chain_injected": SearcherCase(
+        markov_chain(chains=2, iterations=3, injected=True), needs_noise=True
     ),
 }
 
