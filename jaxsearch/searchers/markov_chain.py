@@ -124,9 +124,8 @@ def markov_chain(
             del round, proposal
             coins = jnp.log(jax.random.uniform(key, (chains,)))
             likelier = coins < strength * (evaluation.score - state.score)
-            # The difference of two failed scores is no number, and nor is 0 times an infinite one:
-            # both are settled here and not by the comparison.
-            accept = jnp.isneginf(state.score) | (jnp.isfinite(evaluation.score) & likelier)
+            # What is no number (a strength of 0 times a failed score) compares as false: refused.
+            accept = likelier | jnp.isneginf(state.score)
             noise, score = select(
                 accept,
                 (evaluation.child.noise, evaluation.score),
