@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import best_of_n, epsilon_greedy, markov_chain, zero_order
+from jaxsearch.searchers import best_of_n, epsilon_greedy, evolution, markov_chain, zero_order
 from jaxsearch.solvers import first_order, heun
 
 
@@ -35,6 +35,13 @@ SEARCHERS = {
     ),
     "epsilon_greedy_elitist": SearcherCase(
         epsilon_greedy(candidates=2, iterations=(0, 2, 3, 0, 1, 2), elitist=True),
+        needs_noise=True,
+    ),
+    "evolution": SearcherCase(
+        evolution(population=4), plain=evolution(population=1, survivors=1, schedule=())
+    ),
+    "evolution_schedule": SearcherCase(
+        evolution(population=3, generations=1, schedule=(0, 2), selection="truncation"),
         needs_noise=True,
     ),
     "markov_chain": SearcherCase(
