@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import best_of_n, epsilon_greedy, evolution, markov_chain, zero_order
+from jaxsearch.searchers import (
+    best_of_n,
+    cross_entropy,
+    epsilon_greedy,
+    evolution,
+    markov_chain,
+    zero_order,
+)
 from jaxsearch.solvers import first_order, heun
 
 
@@ -36,6 +43,10 @@ SEARCHERS = {
     "epsilon_greedy_elitist": SearcherCase(
         epsilon_greedy(candidates=2, iterations=(0, 2, 3, 0, 1, 2), elitist=True),
         needs_noise=True,
+    ),
+    "cross_entropy": SearcherCase(
+        cross_entropy(directions=4, population=4, elites=2, generations=3),
+        plain=cross_entropy(population=1, elites=1, generations=1),
     ),
     "evolution": SearcherCase(
         evolution(population=4), plain=evolution(population=1, survivors=1, schedule=())

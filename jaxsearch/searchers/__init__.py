@@ -1,6 +1,7 @@
 """Searchers, one algorithm a file. A new one is its file and its line here."""
 
 from jaxsearch.searchers.best_of_n import best_of_n
+from jaxsearch.searchers.cross_entropy import cross_entropy
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
 from jaxsearch.searchers.evolution import evolution
 from jaxsearch.searchers.markov_chain import markov_chain
@@ -8,10 +9,19 @@ from jaxsearch.searchers.zero_order import zero_order
 
 SEARCHERS = {
     "best_of_n": best_of_n,
+    "cross_entropy": cross_entropy,
     "epsilon_greedy": epsilon_greedy,
     "evolution": evolution,
     "markov_chain": markov_chain,
     "zero_order": zero_order,
 }
 
-__all__ = ["SEARCHERS", "best_of_n", "epsilon_greedy", "evolution", "markov_chain", "zero_order"]
+__all__ = [
+    "SEARCHERS",
+    "best_of_n",
+    "cross_entropy",
+    "epsilon_greedy",
+    "evolution",
+    "markov_chain",
+    "zero_order",
+]
