@@ -140,8 +140,9 @@ def evolution(
     def evolving_stage(space: NoiseSpace, step: int, rounds: int, slot: int) -> Stage:
         """Generations at a step, whose first fills `slot` of a recipe; at 0 after a plain one."""
         rows = jnp.arange(space.num_steps + 1)
-        injects = [0 < step < row and space.active[row - 1] for row in range(1, len(rows))]
-        amounts = jnp.where(jnp.asarray([step == 0, *injects]), mutation, 0.0)
+        # Rows up to the step are the parents' past: whatever becomes of them, none is proposed.
+        moves = jnp.asarray([step == 0, *(step > 0 and active for active in space.active)])
+        amounts = jnp.where(moves, mutation, 0.0)
 
         def mutated(noise: Noise, slot: Array, key: Array) -> Noise:
             keys = jax.vmap(lambda row: noise_key(space, key, row))(rows)
