@@ -27,11 +27,10 @@ SHAPE = (2, 2, 1)
 
 def lineage(proposal):
     """The recipes [K, T + 1, M] that the children of a proposal will have."""
-    step = proposal.noise.coefs.shape[1]
+    # All parents are at one step; row i + 1 is the noise of step i.
+    rows = proposal.parent.step[0] + 1 + jnp.arange(proposal.noise.coefs.shape[1])
     return jax.tree.map(
-        lambda rows, new: jnp.concatenate([rows[:, :-step], new], axis=1),
-        proposal.parent.noise,
-        proposal.noise,
+        lambda old, new: old.at[:, rows].set(new), proposal.parent.noise, proposal.noise
     )
 
 
@@ -78,7 +77,8 @@ def data(keys) -> np.ndarray:
 
 
 def test_mutation_keeps_the_variance_and_the_parent():
-    """Kills: a dropped `sqrt(1 - mutation^2)`; a term in a used slot; another child's parent.
+    """Kills: a dropped `sqrt(1 - mutation^2)`; a term in a used slot; another child's parent;
+    noise drawn for steps that take none.
 
     The squared coefficients of a recipe sum to its variance; their product with the parent's is the
     correlation, `sqrt(1 - mutation^2)`.
@@ -89,6 +89,7 @@ def test_mutation_keeps_the_variance_and_the_parent():
     active = np.asarray([True, *cases.solvers()["ddpm"].active])
     for (_, _, before), (stage, proposal, _) in itertools.pairwise(seen):
         noise = lineage(proposal)
+        np.testing.assert_array_equal(noise.coefs[:, ~active], 0.0)
         np.testing.assert_allclose(
             np.sum(np.asarray(noise.coefs) ** 2, axis=-1)[:, active], 1.0, rtol=1e-5
         )

@@ -119,7 +119,8 @@ def test_chains_draw_from_the_tilted_law(eta, injected):
 
 @pytest.mark.parametrize("injected", [False, True])
 def test_a_constant_reward_accepts_everything_and_keeps_the_prior(injected):
-    """Kills: a dropped `sqrt(1 - step^2)`; moves that overwrite one another; a strict comparison.
+    """Kills: a dropped `sqrt(1 - step^2)`; moves that overwrite one another; a strict
+    comparison; noise drawn for steps that take none.
 
     A recipe's variance is the sum of its squared coefficients.
     """
@@ -141,7 +142,8 @@ def test_a_constant_reward_accepts_everything_and_keeps_the_prior(injected):
         state = tell(jax.random.fold_in(key, 1), jnp.int32(round), state, proposal, evaluation)
     np.testing.assert_array_equal(state.accepted, 7)
     squares = np.asarray(state.noise.coefs) ** 2
-    used = [True, *solver(1.0).active]
+    used = np.asarray([True, *solver(1.0).active])
+    np.testing.assert_array_equal(squares[:, ~used], 0.0)
     np.testing.assert_allclose(squares.sum(axis=-1)[:, used], 1.0, rtol=1e-5)
     # The first term has been turned seven times, the last move not at all.
     moved = squares[:, used if injected else [True] + [False] * NUM_STEPS]
