@@ -49,7 +49,8 @@ SEARCHERS = {
         plain=cross_entropy(population=1, elites=1, generations=1),
     ),
     "evolution": SearcherCase(
-        evolution(population=4), plain=evolution(population=1, survivors=1, schedule=())
+        evolution(population=4, generations=2),
+        plain=evolution(population=1, survivors=1, schedule=()),
     ),
     "evolution_schedule": SearcherCase(
         evolution(population=3, generations=1, schedule=(0, 2), selection="truncation"),

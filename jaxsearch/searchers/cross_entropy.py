@@ -33,8 +33,8 @@ class State(NamedTuple):
 def cross_entropy(
     *,
     directions: int = 16,
-    population: int = 16,
-    elites: int = 4,
+    population: int = 8,
+    elites: int = 3,
     generations: int = 8,
     smoothing: float = 0.7,
 ) -> Searcher:

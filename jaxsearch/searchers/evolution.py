@@ -42,7 +42,7 @@ def evolution(
     *,
     population: int = 8,
     survivors: int = 2,
-    generations: int = 2,
+    generations: int = 7,
     schedule: Sequence[int] = (0,),
     selection: Literal["truncation", "tournament"] = "tournament",
     tournament_size: int = 3,
