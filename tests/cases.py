@@ -7,7 +7,18 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, mcts, smc, svdd, zero_order
+from jaxsearch.searchers import (
+    beam,
+    best_of_n,
+    cross_entropy,
+    epsilon_greedy,
+    evolution,
+    markov_chain,
+    mcts,
+    smc,
+    svdd,
+    zero_order,
+)
 from jaxsearch.solvers import first_order, heun
 
 
@@ -66,6 +77,24 @@ SEARCHERS = {
         svdd(particles=2, candidates=3, temperature=0.01),
         needs_noise=True,
         plain=svdd(particles=1, candidates=1, every=4),
+    ),
+    "cross_entropy": SearcherCase(
+        cross_entropy(directions=4, population=4, elites=2, generations=3),
+        plain=cross_entropy(population=1, elites=1, generations=1),
+    ),
+    "evolution": SearcherCase(
+        evolution(population=4, generations=2),
+        plain=evolution(population=1, survivors=1, schedule=()),
+    ),
+    "evolution_schedule": SearcherCase(
+        evolution(population=3, generations=1, schedule=(0, 2), selection="truncation"),
+        needs_noise=True,
+    ),
+    "markov_chain": SearcherCase(
+        markov_chain(chains=3, iterations=3, step=0.5), plain=markov_chain(chains=1, iterations=0)
+    ),
+    "markov_chain_injected": SearcherCase(
+        markov_chain(chains=2, iterations=3, injected=True), needs_noise=True
     ),
 }
 

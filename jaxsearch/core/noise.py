@@ -114,6 +114,15 @@ def add_term(noise: Noise, slot: Array | int, key: Array, coef: Array | float) -
     return Noise(jnp.where(here, key, noise.keys), jnp.where(here, coef, noise.coefs))
 
 
+def rotate(noise: Noise, slot: Array | int, key: Array, amount: Array | float) -> Noise:
+    """The recipe [M] of `sqrt(1 - amount^2)*noise + amount*normal(key)`, the new term at `slot`.
+
+    A standard Gaussian again where the noise is one; `amount`, in [0, 1], may be traced.
+    """
+    scaled = noise._replace(coefs=noise.coefs * jnp.sqrt(1.0 - amount**2))
+    return add_term(scaled, slot, key, amount)
+
+
 def draw(keys: Array, shape: tuple[int, ...]) -> Array:
     """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
     # Through a loop that the compiler cannot see to be one of a single turn, so that it stores the

@@ -2,7 +2,10 @@
 
 from jaxsearch.searchers.beam import beam
 from jaxsearch.searchers.best_of_n import best_of_n
+from jaxsearch.searchers.cross_entropy import cross_entropy
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
+from jaxsearch.searchers.evolution import evolution
+from jaxsearch.searchers.markov_chain import markov_chain
 from jaxsearch.searchers.mcts import mcts
 from jaxsearch.searchers.smc import smc
 from jaxsearch.searchers.svdd import svdd
@@ -11,7 +14,10 @@ from jaxsearch.searchers.zero_order import zero_order
 SEARCHERS = {
     "beam": beam,
     "best_of_n": best_of_n,
+    "cross_entropy": cross_entropy,
     "epsilon_greedy": epsilon_greedy,
+    "evolution": evolution,
+    "markov_chain": markov_chain,
     "mcts": mcts,
     "smc": smc,
     "svdd": svdd,
