@@ -122,7 +122,7 @@ def test_it_finds_a_known_optimum():
             verifiers=(Verifier(name="near", apply=_near, needs=("image",)),),
         ),
         solver=solver,
-        value=solver_estimate,
+        value=solver_estimate(),
     )
     one = cross_entropy(directions=size, population=32, elites=8, generations=20, smoothing=0.5)
     key, prompts = jax.random.key(0), toys.prompts(8)
@@ -165,7 +165,7 @@ def test_smoothing_may_be_traced():
     [
         ({"directions": 1}, "directions is 1"),
         ({"population": 0}, "population is 0"),
-        ({"generations": 0}, "generations 0"),
+        ({"generations": 0}, "generations is 0"),
         ({"elites": 17}, r"elites is 17: it must lie in \[1, 8\]"),
         ({"smoothing": 0.0}, "smoothing is 0.0"),
     ],

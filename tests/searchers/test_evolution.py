@@ -231,7 +231,7 @@ def test_it_climbs_to_a_known_optimum(selection):
         denoiser=toys.gaussian(0.0, 1.0, SHAPE, solver.schedule.process),
         objective=Objective(decoder=Decoder(apply=_pixels), verifiers=(verifier,)),
         solver=solver,
-        value=solver_estimate,
+        value=solver_estimate(),
     )
     one = evolution(population=16, survivors=4, generations=15, mutation=0.2, selection=selection)
     prompts = toys.prompts(16)
@@ -276,7 +276,7 @@ def test_mutation_may_be_traced():
     ("settings", "message"),
     [
         ({"population": 0}, "population is 0"),
-        ({"generations": 0}, "generations 0"),
+        ({"generations": 0}, "generations is 0"),
         ({"survivors": 9}, r"survivors is 9: it must lie in \[1, 8\]"),
         ({"selection": "roulette"}, "'truncation' or 'tournament'"),
         ({"tournament_size": 0}, "tournament_size is 0"),

@@ -48,7 +48,7 @@ def problem(eta: float, verifier: Verifier) -> Problem:
         denoiser=toys.gaussian(0.0, STD, SHAPE, one.schedule.process),
         objective=Objective(decoder=Decoder(apply=_pixels), verifiers=(verifier,)),
         solver=one,
-        value=solver_estimate,
+        value=solver_estimate(),
     )
 
 
@@ -226,14 +226,14 @@ def test_memory_is_laid_out_for_every_move():
     problem_ = toys.problem(cases.solvers()["ddim"])
     price = plan(markov_chain(iterations=50), problem_, toys.prompts(1))
     assert [(stage.rounds, stage.candidates) for stage in price.stages] == [(1, 4), (50, 4)]
-    assert price.state_bytes >= 4 * (cases.NUM_STEPS + 1) * 51 * 12
+    assert price.memory.state >= 4 * (cases.NUM_STEPS + 1) * 51 * 12
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"chains": 0}, "chains is 0"),
-        ({"iterations": -1}, "iterations -1"),
+        ({"iterations": -1}, "iterations is -1"),
         ({"step": 0.0}, "step is 0.0"),
         ({"step": 1.5}, "step is 1.5"),
         ({"strength": -1.0}, "strength is -1.0"),
