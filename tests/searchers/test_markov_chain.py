@@ -158,12 +158,16 @@ def told(searcher, before, scores):
     """The state after a round whose chains, at these scores, propose samples of those."""
     problem_ = toys.problem(cases.solvers()["ddim"])
     space, stage = noise_space(problem_, searcher.rank), stages_of(searcher, problem_)[-1]
-    state = searcher.init(space, jax.random.key(1))._replace(score=jnp.float32(before))
-    proposal = stage.ask(jax.random.key(2), jnp.int32(0), state)
-    scores = jnp.float32(scores)
-    evaluation = Evaluation(proposal.parent, scores, scores[:, None])
-    after = stage.tell(jax.random.key(3), jnp.int32(0), state, proposal, evaluation)
-    return state, proposal, after
+
+    @jax.jit
+    def run(before, scores):
+        state = searcher.init(space, jax.random.key(1))._replace(score=before)
+        proposal = stage.ask(jax.random.key(2), jnp.int32(0), state)
+        evaluation = Evaluation(proposal.parent, scores, scores[:, None])
+        after = stage.tell(jax.random.key(3), jnp.int32(0), state, proposal, evaluation)
+        return state, proposal, after
+
+    return run(jnp.float32(before), jnp.float32(scores))
 
 
 def test_a_worse_sample_is_accepted_with_its_probability():
