@@ -130,5 +130,5 @@ def _move(geometry: str, step: float, pivot: Array, direction: Array) -> tuple[A
     squared = jnp.vdot(pivot, pivot)
     along = jnp.vdot(pivot, direction) / squared
     across = jnp.linalg.norm((direction - along * pivot).ravel())
-    coef = jnp.sqrt(squared) * math.sqrt(1.0 - step**2) / across
+    coef = jnp.sqrt(squared * (1.0 - step) * (1.0 + step)) / across
     return step - coef * along, coef
