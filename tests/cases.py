@@ -13,12 +13,14 @@ from jaxsearch.searchers import (
     cross_entropy,
     epsilon_greedy,
     evolution,
+    halving,
     markov_chain,
     mcts,
     smc,
     svdd,
     zero_order,
 )
+from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.solvers import first_order, heun
 
 
@@ -28,7 +30,6 @@ class SearcherCase(NamedTuple):
     searcher: Searcher
     needs_noise: bool = False  # refuses a solver that injects none
     plain: Searcher | None = None  # the setting at which it is plain sampling
-    adaptive: bool = False  # its cost hangs on the scores, and `plan` tells that of equal scores
 
 
 SEARCHERS = {
@@ -57,14 +58,11 @@ SEARCHERS = {
         needs_noise=True,
         plain=epsilon_greedy(candidates=1, iterations=1, epsilon=1.0, every=3),
     ),
-    "mcts": SearcherCase(
-        mcts(branches=2, simulations=4, leaves=2, every=2), needs_noise=True, adaptive=True
-    ),
+    "mcts": SearcherCase(mcts(branches=2, simulations=4, leaves=2, every=2), needs_noise=True),
     "mcts_value": SearcherCase(
         mcts(branches=3, simulations=2, rollouts="value", commit="visits", window=(0.01, 15.0)),
         needs_noise=True,
         plain=mcts(branches=1, simulations=1, rollouts="value"),
-        adaptive=True,
     ),
     "smc": SearcherCase(
         smc(particles=4, threshold=1.0), needs_noise=True, plain=smc(particles=1, every=2)
@@ -89,6 +87,14 @@ SEARCHERS = {
     "evolution_schedule": SearcherCase(
         evolution(population=3, generations=1, schedule=(0, 2), selection="truncation"),
         needs_noise=True,
+    ),
+    "halving": SearcherCase(halving(candidates=5, rungs=2), plain=halving(candidates=1, rungs=1)),
+    "halving_stops": SearcherCase(early_stop(halving(candidates=3, rungs=1), threshold=9.0)),
+    "mcts_stops": SearcherCase(
+        early_stop(mcts(branches=2, simulations=2), threshold=0.4), needs_noise=True
+    ),
+    "zero_order_stops": SearcherCase(
+        early_stop(zero_order(neighbours=2, iterations=4), threshold=0.4)
     ),
     "markov_chain": SearcherCase(
         markov_chain(chains=3, iterations=3, step=0.5), plain=markov_chain(chains=1, iterations=0)

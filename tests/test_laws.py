@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 
 import jaxsearch.searchers
 import jaxsearch.solvers
-from jaxsearch.core.plan import plan
+from jaxsearch.core.plan import most_network_passes, plan
 from jaxsearch.core.replay import replay, sample
 from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.space import noise_space, stages_of
@@ -179,7 +179,7 @@ def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
     denoiser, counter = toys.counting(dataclasses.replace(base.denoiser, passes=2))
     problem_ = dataclasses.replace(base, denoiser=denoiser)
     # Beside others that go further, a candidate is computed and not charged; alone it is not.
-    adaptive = cases.SEARCHERS[searcher].adaptive
+    adaptive = cases.SEARCHERS[searcher].searcher.adaptive
     one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(1 if adaptive else 3)
     result = jax.block_until_ready(
         search(key(), one, problem_, prompts, microbatch=1 if adaptive else None)
@@ -190,6 +190,7 @@ def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
     stages = planned.stages
     if adaptive:
         assert int(result.cost.decodes[0]) <= sum(s.rounds * s.candidates for s in stages)
+        assert int(result.cost.network_passes[0]) <= most_network_passes(one, problem_)
         return
     for counted, expected in zip(result.cost, planned.cost, strict=True):
         np.testing.assert_array_equal(counted, expected)

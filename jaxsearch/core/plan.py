@@ -113,6 +113,24 @@ def count_cost(searcher: Searcher, problem: Problem) -> Cost:
     return Cost(*(int(field[0]) for field in spent))
 
 
+def most_network_passes(searcher: Searcher, problem: Problem) -> int:
+    """The network passes that a search of one prompt can spend at most.
+
+    For a searcher that is not adaptive they are those it spends. For others every candidate of
+    every round is taken to go all its steps, at the place where they are dearest.
+    """
+    if not searcher.adaptive:
+        return int(count_cost(searcher, problem).network_passes)
+    solver = problem.solver
+    beside = problem.value.most_calls(solver)
+    calls = 0
+    for stage in stage_plans(searcher, problem):
+        span = range(max(solver.num_steps - stage.steps, 0) + 1)
+        dearest = max(sum(solver.calls[begin : begin + stage.steps]) for begin in span)
+        calls += stage.rounds * stage.candidates * (dearest + beside)
+    return calls * problem.denoiser.passes
+
+
 def flops_per_pass(denoiser: Denoiser, prompts: Prompts) -> float:
     """Floating-point operations of one network pass on one latent, as the compiler counts them.
 

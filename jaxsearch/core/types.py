@@ -243,10 +243,12 @@ class Value(NamedTuple):
         estimate: `(denoise, solver, particle [n]) -> (latents [n,*E], calls [n] int32)`: the
             latents to decode and the denoiser calls spent on them. Those of a finished sample are
             itself, at no call.
+        most_calls: `solver -> calls` that an estimate can spend at most.
     """
 
     name: str
     estimate: Callable[..., tuple[Array, Array]]
+    most_calls: Callable[[Solver], int] = lambda solver: 0
 
 
 @jax.tree_util.register_dataclass
@@ -376,6 +378,8 @@ class Searcher(NamedTuple):
         rank: `M`, the most Gaussians that one of its noises is made of.
         compares_rounds: whether it compares or adds up scores of different rounds, so that it needs
             an aggregate that is not relative.
+        adaptive: whether what it spends hangs on the scores. `plan` then tells the price of equal
+            scores, and a budget is kept by the most that it could spend.
     """
 
     name: str
@@ -383,6 +387,7 @@ class Searcher(NamedTuple):
     stages: Callable[[NoiseSpace], tuple[Stage, ...]]
     rank: int = 1
     compares_rounds: bool = False
+    adaptive: bool = False
 
 
 class Trace(NamedTuple):

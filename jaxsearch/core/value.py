@@ -46,7 +46,7 @@ def lookahead() -> Value:
         )
         return latents, unfinished.astype(jnp.int32)
 
-    return Value("lookahead", estimate)
+    return Value("lookahead", estimate, lambda solver: 1)
 
 
 @functools.cache
@@ -83,7 +83,11 @@ def rollout(*, steps: int | None = None) -> Value:
         played, spent = jax.lax.fori_loop(0, turns, body, start)
         return played.x0, spent
 
-    return Value("rollout", estimate)
+    def most_calls(solver: Solver) -> int:
+        calls = (solver.quiet or solver).calls
+        return sum(calls if steps is None else calls[:steps])
+
+    return Value("rollout", estimate, most_calls)
 
 
 VALUES = {

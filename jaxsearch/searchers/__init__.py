@@ -5,6 +5,7 @@ from jaxsearch.searchers.best_of_n import best_of_n
 from jaxsearch.searchers.cross_entropy import cross_entropy
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
 from jaxsearch.searchers.evolution import evolution
+from jaxsearch.searchers.halving import halving
 from jaxsearch.searchers.markov_chain import markov_chain
 from jaxsearch.searchers.mcts import mcts
 from jaxsearch.searchers.smc import smc
@@ -17,6 +18,7 @@ SEARCHERS = {
     "cross_entropy": cross_entropy,
     "epsilon_greedy": epsilon_greedy,
     "evolution": evolution,
+    "halving": halving,
     "markov_chain": markov_chain,
     "mcts": mcts,
     "smc": smc,

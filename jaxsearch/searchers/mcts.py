@@ -371,4 +371,4 @@ def mcts(
             return (grow,)
         return Stage(1, ask_first, tell_first, finishes=False), grow
 
-    return Searcher("mcts", init_fn, stages_fn, compares_rounds=True)
+    return Searcher("mcts", init_fn, stages_fn, compares_rounds=True, adaptive=True)
