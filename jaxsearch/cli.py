@@ -105,6 +105,7 @@ def _search(arguments: list[str]) -> int:
     execution, config = request.execution, request.config
     _use_compilation_cache(execution.compilation_cache)
 
+    from jaxsearch.runs.build import with_budget
     from jaxsearch.runs.report import print_summary
     from jaxsearch.runs.run import RunInterruptedError, new_run, resume_run
 
@@ -113,6 +114,8 @@ def _search(arguments: list[str]) -> int:
     named = Path(execution.output or f"runs/{config.model.name}-{config.searcher.name}-{stamp}")
     path = request.resume or named
     carry_out = new_run if request.resume is None else resume_run
+    if request.free is not None:
+        config = with_budget(config, request.free)
     try:
         summary = carry_out(config, path, execution, console)
     except RunInterruptedError as error:
@@ -132,13 +135,16 @@ def _plan(arguments: list[str]) -> int:
     _use_compilation_cache(request.execution.compilation_cache)
 
     from jaxsearch.core.plan import plan
-    from jaxsearch.runs.build import build
+    from jaxsearch.runs.build import build, with_budget
     from jaxsearch.runs.report import print_plan
 
-    built = build(request.config)
-    microbatch = request.config.microbatch
+    config = request.config
+    if request.free is not None:
+        config = with_budget(config, request.free)
+        print(f"within the budget: {request.free} {config.searcher.settings[request.free]}\n")
+    built, microbatch = build(config), config.microbatch
     price = plan(built.searcher, built.problem, built.prompts, microbatch=microbatch)
-    print_plan(Console(), price, len(request.config.prompts))
+    print_plan(Console(), price, len(config.prompts))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ class StagePlan(NamedTuple):
     rounds: int
     candidates: int  # K
     steps: int  # S, solver steps per round
+    most_calls: Callable[[Sequence[int]], int] | None = None  # of the stage
 
 
 class Memory(NamedTuple):
@@ -109,15 +111,19 @@ def count_cost(searcher: Searcher, problem: Problem) -> Cost:
         ),
     )
     # No number drawn here has any effect, so the key is nobody's choice.
-    spent = search(jax.random.key(0), searcher, toy, Prompts(jnp.zeros((1,), jnp.int32))).cost
+    arguments = (jax.random.key(0), toy, Prompts(jnp.zeros((1,), jnp.int32)))
+    lowered = search.lower(arguments[0], searcher, *arguments[1:])
+    # It runs once, on next to nothing: the time is that of compiling.
+    program = lowered.compile(compiler_options={"xla_backend_optimization_level": "0"})
+    spent = program(*arguments).cost
     return Cost(*(int(field[0]) for field in spent))
 
 
 def most_network_passes(searcher: Searcher, problem: Problem) -> int:
     """The network passes that a search of one prompt can spend at most.
 
-    For a searcher that is not adaptive they are those it spends. For others every candidate of
-    every round is taken to go all its steps, at the place where they are dearest.
+    For a searcher that is not adaptive they are those it spends. For others a stage says it, or
+    every candidate of every round is taken to go all its steps where they are dearest.
     """
     if not searcher.adaptive:
         return int(count_cost(searcher, problem).network_passes)
@@ -125,9 +131,13 @@ def most_network_passes(searcher: Searcher, problem: Problem) -> int:
     beside = problem.value.most_calls(solver)
     calls = 0
     for stage in stage_plans(searcher, problem):
+        calls += stage.rounds * stage.candidates * beside
+        if stage.most_calls is not None:
+            calls += stage.most_calls(solver.calls)
+            continue
         span = range(max(solver.num_steps - stage.steps, 0) + 1)
         dearest = max(sum(solver.calls[begin : begin + stage.steps]) for begin in span)
-        calls += stage.rounds * stage.candidates * (dearest + beside)
+        calls += stage.rounds * stage.candidates * dearest
     return calls * problem.denoiser.passes
 
 
@@ -158,7 +168,8 @@ def _proposals(searcher: Searcher, problem: Problem) -> _Proposals:
     stages, largest = [], 0
     for stage in (turn for one in stages_of(searcher, problem) for turn in one.turns):
         proposal = jax.eval_shape(stage.ask, key, jnp.int32(0), state)
-        stages.append(StagePlan(stage.rounds, *proposal.noise.coefs.shape[:2]))
+        candidates, steps = proposal.noise.coefs.shape[:2]
+        stages.append(StagePlan(stage.rounds, candidates, steps, stage.most_calls))
         largest = max(largest, _bytes(proposal))
     return _Proposals(tuple(stages), largest)
 

@@ -11,7 +11,7 @@ never constants inside it), `apply` and the other fields are static.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -353,6 +353,9 @@ class Stage(NamedTuple):
         finishes: whether its children may be finished samples. If not, none is looked for.
         then: a stage of another shape that takes turns with this one, round for round; None where
             this one runs alone. It counts its own rounds, and they are part of the search's.
+        most_calls: `[T] denoiser calls of each solver step -> calls` that its rounds of one prompt
+            can spend at most, for a stage whose candidates go their own number of steps; None: as
+            if all went all of them.
     """
 
     rounds: int
@@ -360,6 +363,7 @@ class Stage(NamedTuple):
     tell: Callable[[Array, Array, PyTree, Proposal, Evaluation], PyTree]
     finishes: bool = True
     then: Stage | None = None
+    most_calls: Callable[[Sequence[int]], int] | None = None
 
     @property
     def turns(self) -> tuple[Stage, ...]:

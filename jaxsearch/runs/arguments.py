@@ -22,6 +22,7 @@ from jaxsearch.runs.settings import (
     read_settings,
     tables_of,
 )
+from jaxsearch.searchers import FREE_SIZE
 
 
 class Execution(NamedTuple):
@@ -39,6 +40,7 @@ class Request(NamedTuple):
     config: Config
     execution: Execution
     resume: Path | None = None
+    free: str | None = None  # the searcher's setting that the budget is to choose
 
 
 class _NameParser(argparse.ArgumentParser):
@@ -112,7 +114,13 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         budget=found["budget"],
         microbatch=found["microbatch"],
     )
-    return Request(config, Execution(**{key: found[key] for key in EXECUTION}))
+    free = FREE_SIZE[config.searcher.name]
+    given = free in full["searcher"] or f"--searcher.{free}" in options_in(rest)
+    return Request(
+        config,
+        Execution(**{key: found[key] for key in EXECUTION}),
+        free=None if given or config.budget is None else free,
+    )
 
 
 # ------------------------------------------------------------------------------------------- replay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.plan import count_cost, memory
+from jaxsearch.core.budget import largest
+from jaxsearch.core.plan import memory, most_network_passes
 from jaxsearch.core.replay import remake
 from jaxsearch.core.types import (
     Aggregate,
@@ -26,6 +28,34 @@ from jaxsearch.runs import components
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
 from jaxsearch.zoo import Model
+
+
+def with_budget(config: Config, free: str) -> Config:
+    """The config with the largest size of its searcher, the setting `free`, that is affordable.
+
+    Raises:
+        UserError: if none is.
+    """
+    assert config.budget is not None
+    searcher, given = config.searcher, config.searcher.settings
+
+    def make(size: int) -> Searcher:
+        # Leaves of a round divide the simulations.
+        settings = {**given, free: size * given.get("leaves", 1)}
+        return components.build("searcher", searcher.name, settings, config.model.name)
+
+    smallest = dataclasses.replace(
+        config, budget=None, searcher=Component(searcher.name, {**given, free: _smallest(given)})
+    )
+    problem = build(smallest).problem
+    with explained(searcher.name):
+        size = largest(make, problem, network_passes=config.budget)
+    settings = {**given, free: size * given.get("leaves", 1)}
+    return dataclasses.replace(config, searcher=Component(searcher.name, settings))
+
+
+def _smallest(settings: dict[str, Any]) -> int:
+    return int(settings.get("leaves", 1))
 
 
 class Built(NamedTuple):
@@ -105,7 +135,7 @@ def _check_size(
 
 
 def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
-    needed = int(count_cost(searcher, problem).network_passes)
+    needed = most_network_passes(searcher, problem)
     if needed > budget:
         raise UserError(
             f"budget is {budget}, too small for {searcher.name}: it needs {needed} network passes "

@@ -26,4 +26,19 @@ SEARCHERS = {
     "zero_order": zero_order,
 }
 
-__all__ = ["SEARCHERS", *SEARCHERS]
+FREE_SIZE = {
+    "beam": "width",
+    "best_of_n": "candidates",
+    "cross_entropy": "generations",
+    "epsilon_greedy": "iterations",
+    "evolution": "generations",
+    "halving": "candidates",
+    "markov_chain": "iterations",
+    "mcts": "simulations",
+    "smc": "particles",
+    "svdd": "particles",
+    "zero_order": "iterations",
+}
+"""By searcher: the setting that a budget chooses where nobody else does."""
+
+__all__ = ["FREE_SIZE", "SEARCHERS", *SEARCHERS]

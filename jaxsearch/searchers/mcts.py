@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -365,8 +366,22 @@ def mcts(
             commits = round % per_commitment == per_commitment - 1
             return state._replace(root=jnp.where(commits, best, state.root))
 
-        play = Stage(rounds, ask_rollouts, tell_rollouts) if rollouts == "sample" else None
-        grow = Stage(rounds, ask_children, tell_children, then=play)
+        def most_calls(calls: Sequence[int]) -> int:
+            """Every simulation finds the dearest leaf below the root that is committed to by then.
+
+            A leaf is dear to expand where its edge is long, and to play where it is shallow.
+            """
+            prices = [
+                branches * sum(calls[b:e]) + (sum(calls[e:]) if rollouts == "sample" else 0)
+                for b, e in zip(begins, ends, strict=True)
+            ]
+            return simulations * sum(max(prices[depth:]) for depth in range(num_edges))
+
+        play = None
+        if rollouts == "sample":
+            # Its price is in that of the expansion before it.
+            play = Stage(rounds, ask_rollouts, tell_rollouts, most_calls=lambda calls: 0)
+        grow = Stage(rounds, ask_children, tell_children, then=play, most_calls=most_calls)
         if begin == 0:
             return (grow,)
         return Stage(1, ask_first, tell_first, finishes=False), grow
