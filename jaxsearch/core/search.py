@@ -36,7 +36,7 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
         ValueError: if the parts of the search do not go together.
     """
     _check(key, prompts)
-    space = noise_space(problem, searcher.rank)
+    space = noise_space(problem, searcher.rank, searcher.renoisings)
     num_prompts = prompts.ids.shape[0]
     rounds = num_rounds(searcher.stages(space))
     init_keys = folded(prompt_keys(key, prompts), 0)
