@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, mcts, smc, svdd, zero_order
+from jaxsearch.searchers import (
+    beam,
+    best_of_n,
+    epsilon_greedy,
+    mcts,
+    paths,
+    smc,
+    svdd,
+    zero_order,
+)
 from jaxsearch.solvers import first_order, heun
 
 
@@ -17,6 +26,7 @@ class SearcherCase(NamedTuple):
     searcher: Searcher
     needs_noise: bool = False  # refuses a solver that injects none
     plain: Searcher | None = None  # the setting at which it is plain sampling
+    uneven: bool = False  # rounds of one stage go different numbers of steps
     adaptive: bool = False  # its cost hangs on the scores, and `plan` tells that of equal scores
 
 
@@ -54,6 +64,10 @@ SEARCHERS = {
         needs_noise=True,
         plain=mcts(branches=1, simulations=1, rollouts="value"),
         adaptive=True,
+    ),
+    "paths": SearcherCase(paths(candidates=3, level=3.0, forward=2.0, backward=3.0, unit="steps")),
+    "paths_uneven": SearcherCase(
+        paths(paths=1, candidates=3, level=0.27, forward=0.6, backward=0.8), uneven=True
     ),
     "smc": SearcherCase(
         smc(particles=4, threshold=1.0), needs_noise=True, plain=smc(particles=1, every=2)

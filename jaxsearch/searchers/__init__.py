@@ -4,6 +4,7 @@ from jaxsearch.searchers.beam import beam
 from jaxsearch.searchers.best_of_n import best_of_n
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
 from jaxsearch.searchers.mcts import mcts
+from jaxsearch.searchers.paths import paths
 from jaxsearch.searchers.smc import smc
 from jaxsearch.searchers.svdd import svdd
 from jaxsearch.searchers.zero_order import zero_order
@@ -13,6 +14,7 @@ SEARCHERS = {
     "best_of_n": best_of_n,
     "epsilon_greedy": epsilon_greedy,
     "mcts": mcts,
+    "paths": paths,
     "smc": smc,
     "svdd": svdd,
     "zero_order": zero_order,
