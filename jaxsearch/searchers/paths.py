@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.checks import check_count, check_range
+from jaxsearch.core.checks import MOST, check_count, check_range
 from jaxsearch.core.noise import (
     first_candidates,
     fold_in_each,
@@ -86,9 +86,9 @@ def paths(
     check_range("backward", backward, forward, open_low=True)
     if unit not in ("time", "sigma", "steps"):
         raise ValueError(f"unknown unit {unit!r}: take 'time', 'sigma' or 'steps'")
-    # A level that differs from 0 by rounding alone is 0.
-    rounds = math.ceil(level / (backward - forward) - 1e-9)
-    check_count("level / (backward - forward), the number of rounds,", rounds)
+    wanted = level / (backward - forward)
+    check_range("level / (backward - forward), the number of rounds,", wanted, 0.0, MOST)
+    rounds = max(math.ceil(wanted - 1e-9), 1)  # a level that is 0 but for rounding is 0
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
         return State(*first_candidates(space, key, paths))
@@ -127,7 +127,7 @@ def paths(
             renoised = space.renoise(take(state.paths, parent), back, fresh(first, space.rank))
             noise = fresh_branches(space, keys, back, longest)
             return Proposal(
-                renoised, noise, steps=None if even else jnp.repeat(lengths[round], num)
+                renoised, noise, steps=None if even else jnp.full((num,), lengths[round])
             )
 
         def tell_fn(

@@ -328,6 +328,7 @@ def test_a_checkpoint_carries_the_legs(tmp_path: Path):
         ({"backward": 0.78}, r"backward is 0.78: it must lie in \(0.78, inf\)"),
         ({"unit": "steps left"}, "unknown unit 'steps left': take 'time', 'sigma' or 'steps'"),
         ({"backward": 0.78 + 1e-9}, "the number of rounds, is"),
+        ({"level": 1e9, "forward": 1e-310, "backward": 2e-310}, "the number of rounds, is inf"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
