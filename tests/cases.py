@@ -16,6 +16,7 @@ from jaxsearch.searchers import (
     halving,
     markov_chain,
     mcts,
+    paths,
     smc,
     svdd,
     zero_order,
@@ -30,6 +31,7 @@ class SearcherCase(NamedTuple):
     searcher: Searcher
     needs_noise: bool = False  # refuses a solver that injects none
     plain: Searcher | None = None  # the setting at which it is plain sampling
+    uneven: bool = False  # rounds of one stage go different numbers of steps
 
 
 SEARCHERS = {
@@ -63,6 +65,10 @@ SEARCHERS = {
         mcts(branches=3, simulations=2, rollouts="value", commit="visits", window=(0.01, 15.0)),
         needs_noise=True,
         plain=mcts(branches=1, simulations=1, rollouts="value"),
+    ),
+    "paths": SearcherCase(paths(candidates=3, level=3.0, forward=2.0, backward=3.0, unit="steps")),
+    "paths_uneven": SearcherCase(
+        paths(paths=1, candidates=3, level=0.27, forward=0.6, backward=0.8), uneven=True
     ),
     "smc": SearcherCase(
         smc(particles=4, threshold=1.0), needs_noise=True, plain=smc(particles=1, every=2)

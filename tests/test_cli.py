@@ -155,6 +155,28 @@ def test_replay_makes_the_same_pictures(run: Path, capsys: pytest.CaptureFixture
     assert contents(run) == before
 
 
+def test_samples_that_were_renoised_replay_and_the_plain_ones_are_plain(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kills: legs that a recipe does not hold, or that a plain sample goes as well."""
+    path = tmp_path / "renoised"
+    arguments = [
+        "--searcher", "paths", "--searcher.unit", "steps", "--searcher.level", "3",
+        "--searcher.forward", "2", "--searcher.backward", "3.6", "--schedule.num_steps", "6",
+        "--prompts", "3", "5", "--seed", "1", "--output", str(path), "--quiet",
+    ]  # fmt: skip
+    assert cli.main(["search", *arguments]) == 0
+    assert cli.main(["replay", str(path)]) == 0
+    assert capsys.readouterr().out.endswith("2 of 2 images identical\n")
+    for line in (path / "recipes.jsonl").read_text().splitlines()[1:]:
+        assert [(leg["end"], leg["back"]) for leg in json.loads(line)["legs"]] == [(3, 1), (5, 3)]
+    for index in range(2):
+        levels = [
+            read_png(one / "images" / f"plain_{index:04d}.png").astype(int) for one in (run, path)
+        ]
+        assert np.max(np.abs(levels[0] - levels[1])) <= 1  # two programs, rounded otherwise
+
+
 def test_replay_overwrites_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

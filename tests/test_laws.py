@@ -85,7 +85,7 @@ def test_everything_registered_has_a_case():
 def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
     """Law 1: a stage is scannable."""
     one, problem_ = cases.SEARCHERS[searcher].searcher, problem(solver)
-    space = noise_space(problem_, one.rank)
+    space = noise_space(problem_, one.rank, one.renoisings)
     key_shape = jax.eval_shape(key)
     state = jax.eval_shape(lambda k: one.init(space, k), key_shape)
     steps = 0
@@ -195,9 +195,9 @@ def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
     for counted, expected in zip(result.cost, planned.cost, strict=True):
         np.testing.assert_array_equal(counted, expected)
     assert int(result.cost.decodes[0]) == sum(s.rounds * s.candidates for s in stages)
-    assert int(result.cost.solver_steps[0]) == sum(
-        s.rounds * s.candidates * s.steps for s in stages
-    )
+    most = sum(s.rounds * s.candidates * s.steps for s in stages)
+    assert int(result.cost.solver_steps[0]) <= most
+    assert (int(result.cost.solver_steps[0]) < most) == cases.SEARCHERS[searcher].uneven
 
 
 @every_pair
@@ -205,7 +205,8 @@ def test_replay_makes_the_sample_from_its_recipe(searcher, solver):
     """Law 5. Kills: a lineage row off by one; a term written to another slot."""
     result = found(searcher, solver)
     assert np.all(np.asarray(result.particle.step) == cases.NUM_STEPS)
-    again = replay(problem(solver), result.particle.noise, toys.prompts(4))
+    noise, legs = result.particle.noise, result.particle.legs
+    again = replay(problem(solver), noise, toys.prompts(4), legs=legs)
     # Rotated recipes are summed in another order than the moves that made them.
     np.testing.assert_allclose(again.x, result.particle.x, atol=2e-5)
 

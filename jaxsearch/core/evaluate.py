@@ -202,7 +202,7 @@ def expand(
         lambda leaf: leaf.reshape((num_prompts, num_candidates) + leaf.shape[1:]), flat
     )
     steps = jnp.sum(child.step - proposal.parent.step, axis=1)
-    child = child._replace(noise=_lineage(proposal))
+    child = child._replace(noise=_lineage(proposal), legs=proposal.parent.legs)
     return Expansion(child, output, Cost(jnp.sum(passes, axis=1), steps))
 
 

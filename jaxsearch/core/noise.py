@@ -180,8 +180,8 @@ def select(condition: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
 
 
 def without_lineage(particle: Particle) -> Particle:
-    """The particle with nothing in the place of its noise."""
-    return particle._replace(noise=())  # type: ignore[arg-type]
+    """The particle with nothing in the place of its noises."""
+    return particle._replace(noise=(), legs=None)  # type: ignore[arg-type]
 
 
 def require_noise(space: NoiseSpace, searcher: str) -> None:

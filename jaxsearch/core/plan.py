@@ -162,7 +162,7 @@ class _Proposals(NamedTuple):
 
 
 def _proposals(searcher: Searcher, problem: Problem) -> _Proposals:
-    space = noise_space(problem, searcher.rank)
+    space = noise_space(problem, searcher.rank, searcher.renoisings)
     key = _key_shape()
     state = jax.eval_shape(lambda k: searcher.init(space, k), key)
     stages, largest = [], 0

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxsearch.core.evaluate import Expansion, expand
-from jaxsearch.core.noise import folded, fresh_trajectory, prompt_keys
+from jaxsearch.core.noise import folded, fresh_trajectory, prompt_keys, take
 from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import (
     Array,
+    Cost,
+    Legs,
     Noise,
+    NoiseSpace,
     Particle,
     Problem,
     Prompts,
     Proposal,
     PyTree,
 )
+from jaxsearch.core.value import solver_estimate
 
 
 def remake(
@@ -28,21 +34,71 @@ def remake(
     prompts: Prompts,
     finish: Callable[[Array, dict[str, Array]], PyTree],
     *,
+    legs: Legs | None = None,
     microbatch: int | None = None,
     mesh: Mesh | None = None,
 ) -> Expansion:
     """Makes samples from their recipes [P, T + 1, M] and hands their clean latents to `finish`.
 
-    Arguments as for `expand`; children and outputs are [P, ...].
+    Arguments as for `expand`; children and outputs are [P, ...]. `legs` [P, B] are the ways before
+    the last renoising, where there was one.
     """
-    space = noise_space(problem, noise.coefs.shape[-1])
+    num_legs = 0 if legs is None else legs.end.shape[1]
+    space = noise_space(problem, noise.coefs.shape[-1], num_legs)
     root = space.root(Noise(noise.keys[:, None, 0], noise.coefs[:, None, 0]))
     steps = Noise(noise.keys[:, None, 1:], noise.coefs[:, None, 1:])
+    proposal, before = Proposal(root, steps), None
+    if legs is not None:
+        parent, before = _gone(
+            space, problem, root, legs, prompts, microbatch=microbatch, mesh=mesh
+        )
+        proposal = _onwards(space, parent, steps, jnp.full_like(parent.step, space.num_steps))
     child, output, cost = expand(
-        problem, Proposal(root, steps), prompts, finish, microbatch=microbatch, mesh=mesh
+        problem, proposal, prompts, finish, microbatch=microbatch, mesh=mesh
     )
     child, output = jax.tree.map(lambda leaf: leaf[:, 0], (child, output))
+    if before is not None:
+        cost = jax.tree.map(jnp.add, before, cost)
     return Expansion(child, output, cost)
+
+
+def _onwards(space: NoiseSpace, parent: Particle, steps: Noise, end: Array) -> Proposal:
+    """Particles [P, 1] taken on to steps [P, 1] by noises [P, 1, T, M], one per solver step."""
+
+    def next_first(noise: Noise, step: Array) -> Noise:
+        return take(noise, jnp.minimum(step + jnp.arange(space.num_steps), space.num_steps - 1))
+
+    noise = jax.vmap(jax.vmap(next_first))(steps, parent.step)
+    return Proposal(parent, noise, steps=end - parent.step)
+
+
+def _gone(
+    space: NoiseSpace,
+    problem: Problem,
+    root: Particle,
+    legs: Legs,
+    prompts: Prompts,
+    *,
+    microbatch: int | None,
+    mesh: Mesh | None,
+) -> tuple[Particle, Cost]:
+    """Particles [P, 1] that have gone their legs [P, B] from the root, and the cost of that."""
+    # Nobody looks at what stands for them on the way.
+    moving = dataclasses.replace(problem, value=solver_estimate())
+
+    def one(parent: Particle, leg: Legs) -> tuple[Particle, Cost]:
+        renoising, steps = (
+            take(leg.noise, (slice(None), slice(None), i)) for i in (0, slice(1, None))
+        )
+        proposal = _onwards(space, parent, steps, leg.end)
+        child, _, cost = expand(
+            moving, proposal, prompts, lambda latents, context: (), microbatch=microbatch, mesh=mesh
+        )
+        return space.renoise(child, leg.back, renoising), cost
+
+    in_turn = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0)[:, :, None], legs)
+    particle, costs = jax.lax.scan(one, root, in_turn)
+    return particle, jax.tree.map(lambda rows: jnp.sum(rows, axis=0), costs)
 
 
 @functools.partial(jax.jit, static_argnames=("microbatch", "mesh"))
@@ -51,15 +107,27 @@ def replay(
     noise: Noise,
     prompts: Prompts,
     *,
+    legs: Legs | None = None,
     microbatch: int | None = None,
     mesh: Mesh | None = None,
 ) -> Particle:
-    """Makes the samples [P] again from their noise recipes [P, T + 1, M] alone."""
+    """Makes the samples [P] again from their noise recipes alone.
+
+    Args:
+        problem: denoiser, solver, objective and value.
+        noise: [P, T + 1, M] of the particles.
+        prompts: [P].
+        legs: [P, B] of the particles, where they have any; without them the sample is another.
+        microbatch: particles run at once over all devices; None runs all of them.
+        mesh: devices, with an axis named "particle"; None leaves placement to JAX.
+    """
 
     def nothing(latents: Array, context: dict[str, Array]) -> PyTree:
         return ()
 
-    return remake(problem, noise, prompts, nothing, microbatch=microbatch, mesh=mesh).child
+    return remake(
+        problem, noise, prompts, nothing, legs=legs, microbatch=microbatch, mesh=mesh
+    ).child
 
 
 def plain_noise(key: Array, problem: Problem, prompts: Prompts) -> Noise:

@@ -41,7 +41,7 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
             f"{searcher.name} compares scores of different rounds, which "
             f"{problem.objective.aggregate.name} does not give: take another aggregate"
         )
-    space = noise_space(problem, searcher.rank)
+    space = noise_space(problem, searcher.rank, searcher.renoisings)
     num_prompts = prompts.ids.shape[0]
     rounds = num_rounds(searcher.stages(space))
     init_keys = folded(prompt_keys(key, prompts), 0)

@@ -9,11 +9,42 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.noise import realise
-from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Problem, Searcher, Stage
+from jaxsearch.core.types import (
+    Array,
+    Legs,
+    Noise,
+    NoiseSpace,
+    Particle,
+    Problem,
+    PyTree,
+    Schedule,
+    Searcher,
+    Stage,
+)
 
 
-def noise_space(problem: Problem, rank: int) -> NoiseSpace:
-    """What a searcher of rank `M` may know of a problem.
+def renoising(schedule: Schedule) -> np.ndarray:
+    """`keep` and `add` [2, T + 1, T + 1] by the steps from and to which a latent is renoised.
+
+        x_j = keep*x_i + add*noise,  keep = alpha_j/alpha_i,  add^2 = sigma_j^2 - keep^2*sigma_i^2
+
+    is the forward process from point `i` to a noisier one `j` (Kingma et al. 2021, *Variational
+    diffusion models*, appendix A.1), float64. From a point to itself nothing changes; where a
+    latent would lose noise there is no such process, and both are `nan`.
+    """
+    alpha, sigma = schedule.alpha, schedule.sigma
+    with np.errstate(divide="ignore", invalid="ignore"):
+        keep = alpha[None, :] / alpha[:, None]
+        add = np.sqrt(sigma[None, :] ** 2 - keep**2 * sigma[:, None] ** 2)
+    coefficients = np.stack([keep, add])
+    coefficients[:, np.triu(np.ones_like(keep, bool))] = np.nan
+    steps = np.arange(len(alpha))
+    coefficients[:, steps, steps] = [[1.0], [0.0]]
+    return coefficients
+
+
+def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
+    """What a searcher of rank `M` whose particles are renoised up to `B` times may know.
 
     Raises:
         ValueError: if the solver visits another process than the denoiser was trained on.
@@ -27,22 +58,62 @@ def noise_space(problem: Problem, rank: int) -> NoiseSpace:
         )
     scale = float(schedule.process.prior_scale(schedule.times[0]))
 
+    def memory(lead: tuple[int, ...]) -> PyTree:
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, lead + leaf.shape), solver.memory(shape)
+        )
+
     def root(noise: Noise, value: Array | None = None) -> Particle:
         lead = noise.coefs.shape[:-1]
         value = realise(noise, shape) if value is None else value
         keys = jnp.broadcast_to(noise.keys[..., None, :], (*lead, solver.num_steps + 1, rank))
         coefs = jnp.zeros(keys.shape, jnp.float32).at[..., 0, :].set(noise.coefs)
-        memory = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, lead + leaf.shape), solver.memory(shape)
-        )
         x = scale * value
+        lineage = Noise(keys, coefs)
+        nothing, step = jnp.zeros_like(x), jnp.zeros(lead, jnp.int32)
+        return Particle(x, nothing, step, lineage, memory(lead), no_legs(lineage))
+
+    def no_legs(lineage: Noise) -> Legs | None:
+        if not renoisings:
+            return None
+        axis = lineage.coefs.ndim - 2
+        keys, coefs = jax.tree.map(
+            lambda leaf: jnp.repeat(jnp.expand_dims(leaf, axis), renoisings, axis), lineage
+        )
+        nowhere = jnp.zeros(coefs.shape[:-2], jnp.int32)
+        return Legs(Noise(keys, jnp.zeros_like(coefs)), nowhere, nowhere)
+
+    def renoise(particle: Particle, step: Array | int, noise: Noise) -> Particle:
+        if particle.legs is None:
+            raise ValueError(
+                "a searcher that renoises must say how often: give its Searcher renoisings"
+            )
+        step = jnp.broadcast_to(jnp.asarray(step, jnp.int32), particle.step.shape)
+        table = jnp.asarray(renoising(schedule), jnp.float32)[:, particle.step, step]
+        keep, add = table.reshape(table.shape + (1,) * len(shape))
+        rows = jax.tree.map(lambda old, row: old.at[..., 0, :].set(row), particle.noise, noise)
+        axis = step.ndim
+        legs = jax.tree.map(
+            lambda old, new: jnp.concatenate(
+                [jax.lax.slice_in_dim(old, 1, None, axis=axis), jnp.expand_dims(new, axis)], axis
+            ),
+            particle.legs,
+            Legs(rows, end=particle.step, back=step),
+        )
+        # Of the way that has ended only the initial noise stays, and nothing that a solver knew.
+        coefs = particle.noise.coefs.at[..., 1:, :].set(0.0)
         return Particle(
-            x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs), memory
+            keep * particle.x + add * realise(noise, shape),
+            particle.x0,
+            step,
+            particle.noise._replace(coefs=coefs),
+            memory(step.shape),
+            legs,
         )
 
     with np.errstate(divide="ignore"):  # pure noise has no signal
         levels = tuple((schedule.sigma[:-1] / schedule.alpha[:-1]).tolist())
-    return NoiseSpace(shape, solver.num_steps, solver.active, levels, rank, root)
+    return NoiseSpace(shape, solver.num_steps, solver.active, levels, rank, root, renoise)
 
 
 def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:
@@ -51,7 +122,7 @@ def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:
     Raises:
         ValueError: if the searcher cannot work with the solver.
     """
-    stages = searcher.stages(noise_space(problem, searcher.rank))
+    stages = searcher.stages(noise_space(problem, searcher.rank, searcher.renoisings))
     for stage in stages:
         if {turn.rounds for turn in stage.turns} != {stage.rounds}:
             raise ValueError(f"{searcher.name}: stages that take turns have different rounds")

@@ -1,8 +1,9 @@
 """The types that every other file speaks in.
 
 Letters in shapes: `P` prompts, `K` candidates per prompt, `N = P*K` particles, `n` particles of one
-microbatch, `T` solver steps, `S` steps per round, `R` rounds, `M` Gaussians per noise recipe, `*E`
-the shape of one latent, `V` verifiers, `h, w, c` an image. A higher score is better.
+microbatch, `T` solver steps, `S` steps per round, `R` rounds, `B` renoisings, `M` Gaussians per
+noise recipe, `*E` the shape of one latent, `V` verifiers, `h, w, c` an image. A higher score is
+better.
 
 Models are callable pytrees: `params` are leaves (so weights are arguments of a jitted program,
 never constants inside it), `apply` and the other fields are static.
@@ -287,6 +288,18 @@ class Noise(NamedTuple):
     coefs: Array  # [..., M] float32, zeros after the last term
 
 
+class Legs(NamedTuple):
+    """The ways that a particle went before each of its renoisings, the latest last.
+
+    A leg goes from solver step to solver step and ends where it is renoised. One that never was
+    stands before all that were and goes from 0 to 0.
+    """
+
+    noise: Noise  # [..., B, T + 1, M]; row 0 renoised it, row i + 1 what step i injected
+    end: Array  # [..., B] int32, the step at which it was renoised
+    back: Array  # [..., B] int32, the earlier step to which that took it
+
+
 class Particle(NamedTuple):
     """A partial sample and the noise that made it."""
 
@@ -295,6 +308,7 @@ class Particle(NamedTuple):
     step: Array  # [...] int32, solver steps taken
     noise: Noise  # [..., T + 1, M]; row 0 the initial noise, row i + 1 what step i injected
     memory: PyTree = ()  # [..., ] of the solver
+    legs: Legs | None = None  # [..., B] what was before `noise`, where it may have been renoised
 
 
 class NoiseSpace(NamedTuple):
@@ -306,6 +320,7 @@ class NoiseSpace(NamedTuple):
     levels: tuple[float, ...]  # [T] noise-to-signal ratio at which a step begins; may be infinite
     rank: int  # M
     root: Callable[..., Particle]  # (noise [..., M], value [..., *E] | None) -> particles at step 0
+    renoise: Callable[..., Particle]  # (particle [...], step [...], noise [..., M]) -> back there
 
 
 # ------------------------------------------------------------------------------------------ search
@@ -384,6 +399,7 @@ class Searcher(NamedTuple):
             an aggregate that is not relative.
         adaptive: whether what it spends hangs on the scores. `plan` then tells the price of equal
             scores, and a budget is kept by the most that it could spend.
+        renoisings: `B`, the most often that one particle is renoised.
     """
 
     name: str
@@ -392,6 +408,7 @@ class Searcher(NamedTuple):
     rank: int = 1
     compares_rounds: bool = False
     adaptive: bool = False
+    renoisings: int = 0
 
 
 class Trace(NamedTuple):

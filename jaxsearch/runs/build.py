@@ -16,6 +16,7 @@ from jaxsearch.core.replay import remake
 from jaxsearch.core.types import (
     Aggregate,
     Array,
+    Legs,
     Noise,
     Objective,
     Problem,
@@ -167,12 +168,13 @@ def make(
     noise: Noise,
     prompts: Prompts,
     *,
+    legs: Legs | None,
     microbatch: int | None,
 ) -> Made:
-    """Makes samples from their recipes [P, T + 1, M] alone, decodes them and asks all verifiers.
+    """Makes samples from their recipes alone, decodes them and asks all verifiers.
 
-    One program does it all, the same one in a run and in its replay, so that pictures are equal to
-    the last bit.
+    The recipes are noises [P, T + 1, M] and legs [P, B]. One program does it all, the same one in a
+    run and in its replay, so that pictures are equal to the last bit.
     """
 
     def look(latents: Array, context: dict[str, Array]) -> Made:
@@ -180,11 +182,14 @@ def make(
         scores = [verifier(images, context) for verifier in verifiers]
         return Made(images, jnp.stack(scores, axis=-1))
 
-    return remake(problem, noise, prompts, look, microbatch=microbatch).output
+    return remake(problem, noise, prompts, look, legs=legs, microbatch=microbatch).output
 
 
-def make_again(built: Built, noise: Noise, microbatch: int | None) -> Made:
-    """The samples of recipes [P, T + 1, M], with the scores of all verifiers, as NumPy arrays."""
+def make_again(built: Built, noise: Noise, legs: Legs | None, microbatch: int | None) -> Made:
+    """The samples of recipes, with the scores of all verifiers, as NumPy arrays.
+
+    The recipes are noises [P, T + 1, M] and legs [P, B].
+    """
     verifiers = tuple(built.verifiers.values())
-    made = make(built.problem, verifiers, noise, built.prompts, microbatch=microbatch)
+    made = make(built.problem, verifiers, noise, built.prompts, legs=legs, microbatch=microbatch)
     return jax.device_get(made)

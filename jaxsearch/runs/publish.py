@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsearch.core.evaluate import combined
 from jaxsearch.core.replay import plain_noise
-from jaxsearch.core.types import Cost, Noise, SearchResult
+from jaxsearch.core.types import Cost, Legs, Noise, SearchResult
 from jaxsearch.runs.build import Built, Made, make_again
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.files import write_json
@@ -69,11 +69,15 @@ def plain_cost(built: Built) -> Cost:
     return Cost(passes, problem.solver.num_steps, 1, built.num_guides)
 
 
-def plain_recipes(built: Built, like: Noise) -> Noise:
+def plain_recipes(built: Built, like: Noise, legs: Legs | None) -> tuple[Noise, Legs | None]:
     """The recipes of plain samples, in the shape of others so that one program makes both."""
     noise = plain_noise(built.key, built.problem, built.prompts)
     spread = jnp.broadcast_to(noise.keys, like.keys.shape)
-    return Noise(spread, jnp.zeros_like(like.coefs).at[..., :1].set(noise.coefs))
+    noise = Noise(spread, jnp.zeros_like(like.coefs).at[..., :1].set(noise.coefs))
+    if legs is None:
+        return noise, None
+    nowhere = jnp.zeros_like(legs.end)
+    return noise, Legs(Noise(legs.noise.keys, jnp.zeros_like(legs.noise.coefs)), nowhere, nowhere)
 
 
 def write_results(
@@ -89,10 +93,11 @@ def write_results(
         seconds: that the search took.
     """
     ids = np.asarray(built.prompts.ids).tolist()
-    write_recipes(folder.recipes, result.particle.noise, ids, config.prompts)
-    noise = read_recipes(folder.recipes)
-    found = make_again(built, noise, config.microbatch)
-    plain = make_again(built, plain_recipes(built, noise), config.microbatch)
+    best = result.particle
+    write_recipes(folder.recipes, best.noise, ids, config.prompts, legs=best.legs)
+    recipes = read_recipes(folder.recipes)
+    found = make_again(built, *recipes, config.microbatch)
+    plain = make_again(built, *plain_recipes(built, *recipes), config.microbatch)
     outcome = compare(built, plain, found, np.asarray(result.scores))
     _write_pictures(config, folder, outcome)
     curves = curves_of(result.trace, int(plain_cost(built).network_passes), outcome.plain_total)

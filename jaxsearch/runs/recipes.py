@@ -5,11 +5,16 @@
 `i + 1` what solver step `i` injects; the key is the PRNG key's data in hexadecimal, the coefficient
 a float32 written exactly. Terms with coefficient 0 are left out. Every line carries the SHA-256 of
 the rest of it, so that damage is found and named.
+
+A sample that was renoised on its way has legs besides, one for each time, in their order: `end`,
+the step at which that happened; `back`, the step to which it was taken; and `noise`, whose row 0 is
+what renoised it and whose row `i + 1` solver step `i` injected on the way there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,35 +24,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsearch.core.types import Noise
+from jaxsearch.core.types import Legs, Noise
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import read_text, write_atomic
 
 _FORMAT = "jaxsearch noise recipes, version 1"
 
 
-def write_recipes(path: Path, noise: Noise, ids: Sequence[int], prompts: Sequence[str]) -> None:
-    """Writes the recipes [P, T + 1, M] of the samples of some prompts."""
-    data = np.asarray(jax.random.key_data(noise.keys))
-    coefs = np.asarray(noise.coefs)
+def write_recipes(
+    path: Path,
+    noise: Noise,
+    ids: Sequence[int],
+    prompts: Sequence[str],
+    *,
+    legs: Legs | None = None,
+) -> None:
+    """Writes the recipes of the samples of some prompts: noises [P, T + 1, M] and legs [P, B]."""
     header = {
         "format": _FORMAT,
         "keys": str(jax.random.key_impl(noise.keys)),
-        "rows": coefs.shape[1],
-        "recipes": coefs.shape[0],
+        "rows": noise.coefs.shape[1],
+        "recipes": noise.coefs.shape[0],
     }
-    lines = [_sealed(header)]
-    for keys, row_coefs, index, prompt in zip(data, coefs, ids, prompts, strict=True):
-        terms = [
-            [row, keys[row, term].astype(">u4").tobytes().hex(), float(row_coefs[row, term])]
-            for row, term in np.argwhere(row_coefs).tolist()
+    recipes: list[dict[str, Any]] = [
+        {"id": int(index), "prompt": prompt, "noise": terms}
+        for index, prompt, terms in zip(ids, prompts, _terms(noise), strict=True)
+    ]
+    if legs is not None:
+        header["legs"] = legs.end.shape[1]
+        for recipe, one in zip(recipes, _legs_terms(legs), strict=True):
+            recipe["legs"] = one
+    write_atomic(path, "".join(_sealed(line) + "\n" for line in [header, *recipes]))
+
+
+def _terms(noise: Noise) -> list[list[list[Any]]]:
+    """The terms of each of the recipes [P, rows, M]."""
+    data = np.asarray(jax.random.key_data(noise.keys))
+    return [
+        [
+            [row, keys[row, term].astype(">u4").tobytes().hex(), float(coefs[row, term])]
+            for row, term in np.argwhere(coefs).tolist()
         ]
-        lines.append(_sealed({"id": int(index), "prompt": prompt, "noise": terms}))
-    write_atomic(path, "".join(line + "\n" for line in lines))
+        for keys, coefs in zip(data, np.asarray(noise.coefs), strict=True)
+    ]
 
 
-def read_recipes(path: Path) -> Noise:
-    """The recipes [P, T + 1, M] of a file.
+def _legs_terms(legs: Legs) -> list[list[dict[str, Any]]]:
+    """The legs [P, B] that particles have gone, without those before their first."""
+    noise = jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[2:])), legs.noise)
+    ends, backs = np.asarray(legs.end), np.asarray(legs.back)
+    terms = iter(_terms(noise))
+    return [
+        [
+            {"end": end, "back": back, "noise": one}
+            for end, back, one in zip(*pair, itertools.islice(terms, len(pair[0])), strict=True)
+            if back < end
+        ]
+        for pair in zip(ends.tolist(), backs.tolist(), strict=True)
+    ]
+
+
+def read_recipes(path: Path) -> tuple[Noise, Legs | None]:
+    """The recipes of a file: noises [P, T + 1, M], and legs [P, B] where it holds any.
 
     Raises:
         UserError: if the file cannot be read or a line of it is damaged.
@@ -62,8 +100,27 @@ def read_recipes(path: Path) -> Noise:
         raise UserError(
             f"{path} is damaged: it has {len(lines) - 1} of its {header['recipes']} recipes"
         )
-    recipes = [_opened(line, path, number)["noise"] for number, line in enumerate(lines[1:], 2)]
-    return _noise(recipes, header["rows"], header["keys"])
+    recipes = [_opened(line, path, number) for number, line in enumerate(lines[1:], 2)]
+    num_rows, keys = header["rows"], header["keys"]
+    noise = [recipe["noise"] for recipe in recipes]
+    if "legs" not in header:
+        return _noise(noise, num_rows, keys), None
+    # The legs are read as further recipes, so that both have the same number of terms.
+    nothing = {"end": 0, "back": 0, "noise": []}
+    legs = [
+        leg
+        for recipe in recipes
+        for leg in [nothing] * (header["legs"] - len(recipe["legs"])) + recipe["legs"]
+    ]
+    read = _noise(noise + [leg["noise"] for leg in legs], num_rows, keys)
+    num, shape = len(recipes), (len(recipes), header["legs"])
+    first = jax.tree.map(lambda leaf: leaf[:num], read)
+    rest = jax.tree.map(lambda leaf: leaf[num:].reshape((*shape, *leaf.shape[1:])), read)
+    end, back = (
+        jnp.asarray([leg[name] for leg in legs], jnp.int32).reshape(shape)
+        for name in ("end", "back")
+    )
+    return first, Legs(rest, end, back)
 
 
 def _noise(recipes: Sequence[Sequence[Any]], num_rows: int, implementation: str) -> Noise:

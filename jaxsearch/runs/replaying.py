@@ -42,11 +42,11 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
         )
     config = resolve_file(folder.config).config
     built = build(config)
-    noise = read_recipes(folder.recipes)
+    noise, legs = read_recipes(folder.recipes)
     _check_fit(noise, built, folder)
     if output is not None:
         make_empty(output, "a folder for pictures")
-    images = to_pixels(make_again(built, noise, config.microbatch).images)
+    images = to_pixels(make_again(built, noise, legs, config.microbatch).images)
     lines = [_difference(folder.images, index, image) for index, image in enumerate(images)]
     if output is not None:
         for index, image in enumerate(images):

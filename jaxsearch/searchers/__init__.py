@@ -8,6 +8,7 @@ from jaxsearch.searchers.evolution import evolution
 from jaxsearch.searchers.halving import halving
 from jaxsearch.searchers.markov_chain import markov_chain
 from jaxsearch.searchers.mcts import mcts
+from jaxsearch.searchers.paths import paths
 from jaxsearch.searchers.smc import smc
 from jaxsearch.searchers.svdd import svdd
 from jaxsearch.searchers.zero_order import zero_order
@@ -21,6 +22,7 @@ SEARCHERS = {
     "halving": halving,
     "markov_chain": markov_chain,
     "mcts": mcts,
+    "paths": paths,
     "smc": smc,
     "svdd": svdd,
     "zero_order": zero_order,
@@ -35,6 +37,7 @@ FREE_SIZE = {
     "halving": "candidates",
     "markov_chain": "iterations",
     "mcts": "simulations",
+    "paths": "candidates",
     "smc": "particles",
     "svdd": "particles",
     "zero_order": "iterations",

@@ -16,7 +16,7 @@ def mean_pixel(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return images.mean(axis=(2, 3, 4))
 
 
-@pytest.mark.parametrize("searcher", ["zero_order", "epsilon_greedy"])
+@pytest.mark.parametrize("searcher", ["zero_order", "epsilon_greedy", "paths_uneven"])
 def test_host_scores_lead_to_the_same_search(searcher):
     """Kills: scores handed to other candidates; a round's keys or cost that differ on the host."""
     key, one = jax.random.key(7), cases.SEARCHERS[searcher].searcher

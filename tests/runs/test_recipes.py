@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.noise import realise
-from jaxsearch.core.types import Noise
+from jaxsearch.core.types import Legs, Noise
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.recipes import read_recipes, write_recipes
 
@@ -36,12 +36,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_noise_is_the_same_to_the_last_bit(path: Path) -> None:
-    before, after = realise(recipes(), SHAPE), realise(read_recipes(path), SHAPE)
+    before, after = realise(recipes(), SHAPE), realise(read_recipes(path)[0], SHAPE)
     np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
 
 
 def test_terms_keep_their_order_and_their_exact_numbers(path: Path) -> None:
-    noise, again = recipes(), read_recipes(path)
+    noise, (again, legs) = recipes(), read_recipes(path)
+    assert legs is None
     assert again.coefs.shape == (2, 4, 4)
     for row, again_row in zip(noise.coefs.reshape(-1, 5), again.coefs.reshape(-1, 4), strict=True):
         used = np.asarray(row)[np.asarray(row) != 0]
@@ -50,7 +51,8 @@ def test_terms_keep_their_order_and_their_exact_numbers(path: Path) -> None:
 
 
 def test_written_twice_is_the_same_file(path: Path, tmp_path: Path) -> None:
-    write_recipes(tmp_path / "again.jsonl", read_recipes(path), [7, 9], ["a cat", "ein Käfer"])
+    again, _ = read_recipes(path)
+    write_recipes(tmp_path / "again.jsonl", again, [7, 9], ["a cat", "ein Käfer"])
     assert (tmp_path / "again.jsonl").read_bytes() == path.read_bytes()
 
 
@@ -63,6 +65,52 @@ def test_people_can_read_it(path: Path) -> None:
         np.frombuffer(bytes.fromhex(key), ">u4"), jax.random.key_data(recipes().keys)[0, 0, 0]
     )
     assert np.float32(coefficient) == recipes().coefs[0, 0, 0]
+
+
+def legs() -> Legs:
+    """[2, 3] of the recipes above: the first went two of them, the second none."""
+    keys = jax.random.split(jax.random.key(1), (2, 3, 4, 2))
+    coefs = np.random.default_rng(1).normal(size=(2, 3, 4, 2)).astype(np.float32)
+    coefs[0, 0] = coefs[1] = coefs[0, 2, 3] = 0
+    noise = Noise(keys, jnp.asarray(coefs))
+    return Legs(noise, jnp.asarray([[0, 2, 3], [0, 0, 0]]), jnp.asarray([[0, 0, 1], [0, 0, 0]]))
+
+
+@pytest.fixture
+def path_with_legs(tmp_path: Path) -> Path:
+    path = tmp_path / "recipes.jsonl"
+    write_recipes(path, recipes(), [7, 9], ["a cat", "ein Käfer"], legs=legs())
+    return path
+
+
+def test_legs_are_the_same_to_the_last_bit(path_with_legs: Path, tmp_path: Path) -> None:
+    """Kills: a leg in another's place, or in front of instead of behind those never gone; end and
+    back exchanged; legs of one prompt given to the next; the renoising's own noise left out."""
+    noise, read = read_recipes(path_with_legs)
+    assert read is not None
+    np.testing.assert_array_equal(realise(noise, SHAPE), realise(recipes(), SHAPE))
+    np.testing.assert_array_equal(realise(read.noise, SHAPE), realise(legs().noise, SHAPE))
+    np.testing.assert_array_equal(read.end, legs().end)
+    np.testing.assert_array_equal(read.back, legs().back)
+    again = tmp_path / "again.jsonl"
+    write_recipes(again, noise, [7, 9], ["a cat", "ein Käfer"], legs=read)
+    assert again.read_bytes() == path_with_legs.read_bytes()
+
+
+def test_people_can_read_legs(path: Path, path_with_legs: Path) -> None:
+    first, second = (json.loads(line) for line in path_with_legs.read_text().splitlines()[1:])
+    assert [(leg["end"], leg["back"]) for leg in first["legs"]] == [(2, 0), (3, 1)]
+    assert first["legs"][0]["noise"][0][0] == 0
+    assert second["legs"] == []
+    write_recipes(path, recipes(), [7, 9], ["a cat", "ein Käfer"])
+    assert "legs" not in path.read_text()
+
+
+def test_a_changed_leg_is_found_and_its_line_named(path_with_legs: Path) -> None:
+    text = path_with_legs.read_text().replace('"end": 3, "back": 1', '"end": 3, "back": 0')
+    path_with_legs.write_text(text)
+    with pytest.raises(UserError, match="damaged at line 2: its checksum"):
+        read_recipes(path_with_legs)
 
 
 @pytest.mark.parametrize("line", [1, 2, 3])
