@@ -73,12 +73,13 @@ def _no_network(params: PyTree, x: Array, t: Array, cond: PyTree) -> Prediction:
     return Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
 
 
+# Zero times what they are given, so that a searcher that climbs gradients finds some.
 def _no_decoder(params: PyTree, latents: Array) -> Array:
-    return jnp.zeros((latents.shape[0], 1, 1, 1))
+    return 0.0 * latents.reshape((latents.shape[0], 1, 1, 1))
 
 
 def _no_verifier(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
-    return jnp.zeros(images.shape[0])
+    return 0.0 * images[:, 0, 0, 0]
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:

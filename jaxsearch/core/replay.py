@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxsearch.core.evaluate import Expansion, expand
-from jaxsearch.core.noise import folded, fresh_trajectory, prompt_keys
+from jaxsearch.core.noise import folded, fresh_trajectory, prompt_keys, take
 from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import (
     Array,
@@ -36,9 +36,9 @@ def remake(
     Arguments as for `expand`; children and outputs are [P, ...].
     """
     space = noise_space(problem, noise.coefs.shape[-1])
-    root = space.root(Noise(noise.keys[:, None, 0], noise.coefs[:, None, 0]))
-    steps = Noise(noise.keys[:, None, 1:], noise.coefs[:, None, 1:])
-    child, output, cost = expand(
+    root = space.root(take(noise, (slice(None), None, 0)))
+    steps = take(noise, (slice(None), None, slice(1, None)))
+    child, output, cost, _ = expand(
         problem, Proposal(root, steps), prompts, finish, microbatch=microbatch, mesh=mesh
     )
     child, output = jax.tree.map(lambda leaf: leaf[:, 0], (child, output))

@@ -9,7 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.noise import realise
-from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Problem, Searcher, Stage
+from jaxsearch.core.types import (
+    Array,
+    Noise,
+    NoiseSpace,
+    Particle,
+    Problem,
+    Searcher,
+    Solver,
+    Stage,
+)
+
+
+def initial_scale(solver: Solver) -> float:
+    """By what a solver multiplies the initial noise to make its first latent."""
+    schedule = solver.schedule
+    return float(schedule.process.prior_scale(schedule.times[0]))
 
 
 def noise_space(problem: Problem, rank: int) -> NoiseSpace:
@@ -25,19 +40,22 @@ def noise_space(problem: Problem, rank: int) -> NoiseSpace:
             f"the schedule visits a process of kind {schedule.process.name}, but the denoiser has "
             f"its own, of kind {problem.denoiser.process.name}: make it with denoiser.process"
         )
-    scale = float(schedule.process.prior_scale(schedule.times[0]))
+    scale = initial_scale(solver)
 
     def root(noise: Noise, value: Array | None = None) -> Particle:
         lead = noise.coefs.shape[:-1]
         value = realise(noise, shape) if value is None else value
         keys = jnp.broadcast_to(noise.keys[..., None, :], (*lead, solver.num_steps + 1, rank))
         coefs = jnp.zeros(keys.shape, jnp.float32).at[..., 0, :].set(noise.coefs)
+        free = noise.free
+        if free is not None:
+            free = jnp.stack([free, *[jnp.zeros_like(free)] * solver.num_steps], axis=len(lead))
         memory = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, lead + leaf.shape), solver.memory(shape)
         )
         x = scale * value
         return Particle(
-            x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs), memory
+            x, jnp.zeros_like(x), jnp.zeros(lead, jnp.int32), Noise(keys, coefs, free), memory
         )
 
     with np.errstate(divide="ignore"):  # pure noise has no signal

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -255,14 +255,16 @@ class Prompts(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """The recipe of a Gaussian vector: `sum_m coefs[m] * normal(keys[m])`.
+    """The recipe of a noise vector: `free + sum_m coefs[m] * normal(keys[m])`.
 
     A fresh draw is one term with coefficient 1. A moved noise is its pivot's terms plus one. Terms
-    are summed in their order, so a recipe gives the same bits wherever it is realised.
+    are summed in their order, so a recipe gives the same bits wherever it is realised. What no key
+    stands for, such as where a gradient has led, is the free part.
     """
 
     keys: Array  # [..., M] typed PRNG keys
     coefs: Array  # [..., M] float32, zeros after the last term
+    free: Array | None = None  # [..., *E] float32; None where all there is are Gaussians
 
 
 class Particle(NamedTuple):
@@ -286,6 +288,10 @@ class NoiseSpace(NamedTuple):
     root: Callable[..., Particle]  # (noise [..., M], value [..., *E] | None) -> particles at step 0
 
 
+GradientOf = Literal["initial", "all"]
+"""With respect to what a score is differentiated: the initial noise, or that and all injected."""
+
+
 # ------------------------------------------------------------------------------------------ search
 
 
@@ -307,6 +313,7 @@ class Evaluation(NamedTuple):
     child: Particle  # [K, ...]
     score: Array  # [K] float32, aggregated; -inf where a verifier returned no finite number
     scores: Array  # [K, V] float32, by verifier
+    gradient: Array | None = None  # [K, 1, *E] or [K, S + 1, *E]; None unless the stage wants it
 
 
 class Cost(NamedTuple):
@@ -316,6 +323,7 @@ class Cost(NamedTuple):
     solver_steps: Array | int = 0  # solver steps of one latent: the papers' "NFE"
     decodes: Array | int = 0  # latents turned into images
     verifier_calls: Array | int = 0  # images scored, once per verifier
+    backward_passes: Array | int = 0  # forward passes that were differentiated through
 
 
 class Stage(NamedTuple):
@@ -329,6 +337,8 @@ class Stage(NamedTuple):
         ask: `(key, round, state) -> proposal`. The key is consumed.
         tell: `(key, round, state, proposal, evaluation) -> state`. The key is consumed.
         finishes: whether its children may be finished samples. If not, none is looked for.
+        gradient: with respect to which noises `tell` gets the gradient of each candidate's score;
+            None: of no use to it. Parents must then be at step 0.
         then: a stage of another shape that takes turns with this one, round for round; None where
             this one runs alone. It counts its own rounds, and they are part of the search's.
     """
@@ -337,6 +347,7 @@ class Stage(NamedTuple):
     ask: Callable[[Array, Array, PyTree], Proposal]
     tell: Callable[[Array, Array, PyTree, Proposal, Evaluation], PyTree]
     finishes: bool = True
+    gradient: GradientOf | None = None
     then: Stage | None = None
 
     @property
@@ -354,12 +365,14 @@ class Searcher(NamedTuple):
         stages: `space -> stages`, run in order. Raises `ValueError` where the searcher cannot work
             with the solver.
         rank: `M`, the most Gaussians that one of its noises is made of.
+        free: whether its noises have a free part. Then all of them do.
     """
 
     name: str
     init: Callable[[NoiseSpace, Array], PyTree]
     stages: Callable[[NoiseSpace], tuple[Stage, ...]]
     rank: int = 1
+    free: bool = False
 
 
 class Trace(NamedTuple):
