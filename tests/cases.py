@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
 from jaxsearch.core.types import Searcher, Solver
-from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, mcts, smc, svdd, zero_order
+from jaxsearch.searchers import (
+    beam,
+    best_of_n,
+    epsilon_greedy,
+    gradient,
+    mcts,
+    smc,
+    svdd,
+    zero_order,
+)
 from jaxsearch.solvers import first_order, heun
 
 
@@ -45,6 +54,23 @@ SEARCHERS = {
         epsilon_greedy(candidates=3, iterations=2, every=3, window=(0.01, 15.0)),
         needs_noise=True,
         plain=epsilon_greedy(candidates=1, iterations=1, epsilon=1.0, every=3),
+    ),
+    "gradient": SearcherCase(
+        gradient(iterations=3, learning_rate=0.1), plain=gradient(iterations=0)
+    ),
+    "gradient_injected": SearcherCase(
+        gradient(
+            candidates=2,
+            iterations=3,
+            optimizer="momentum",
+            learning_rate=2.0,
+            renormalise=False,
+            regularisation=0.01,
+            injected=True,
+            clip=0.2,
+        ),
+        needs_noise=True,
+        plain=gradient(iterations=0, injected=True),
     ),
     "mcts": SearcherCase(
         mcts(branches=2, simulations=4, leaves=2, every=2), needs_noise=True, adaptive=True

@@ -42,7 +42,7 @@ class Expansion(NamedTuple):
     child: Particle
     output: PyTree
     cost: Cost
-    gradient: Array | tuple[()] = ()
+    gradient: Array | None = None
 
 
 def advance(
@@ -95,7 +95,9 @@ def advance(
         # A loop of traced length has no way back. Noises go in step by step, so that the gradient
         # by one of them is written once and not added to a sum over all.
         values = None if proposal.value is None else jnp.moveaxis(proposal.value, 1, 0)
-        step = jax.checkpoint(lambda carry, at: (body(at[0], carry, at[1]), None), prevent_cse=False)
+        step = jax.checkpoint(
+            lambda carry, at: (body(at[0], carry, at[1]), None), prevent_cse=False
+        )
         return jax.lax.scan(step, start, (jnp.arange(num_steps), values))[0]
     # A loop of one turn that the compiler cannot see to be one stores the latents; otherwise they
     # are computed again for each of the pixels that a decoder makes of them.
@@ -106,7 +108,7 @@ def advance(
 
 
 def _lineage(proposal: Proposal) -> Noise:
-    """The lineage [P, K, T + 1, ...] of children: their parent's and what was injected [P, K, S, ...].
+    """The lineage [P, K, T + 1, ...] of children: their parent's with what was injected [P, K, S].
 
     Kept out of the loops over steps and microbatches, and written as selects, so that the compiler
     makes the rows of the candidates that a searcher keeps and never those of all.
@@ -215,7 +217,7 @@ def expand(
             return child, finish(latents, context), passes + problem.denoiser.passes * calls
 
         if gradient is None:
-            return Outcome(*ahead(part), ())
+            return Outcome(*ahead(part), None)
         return differentiate(gradient, ahead, part)
 
     def run(rows: tuple[Proposal, Array]) -> Outcome:
@@ -226,7 +228,10 @@ def expand(
         shapes = jax.eval_shape(move, *rows)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1:])
         return jax.lax.cond(
-            jnp.any(part.steps > 0), move, lambda part, prompt: Outcome(part.parent, *nothing), *rows
+            jnp.any(part.steps > 0),
+            move,
+            lambda part, prompt: Outcome(part.parent, *nothing),
+            *rows,
         )
 
     flat = _by_microbatch(run, (merged, owner), microbatch, mesh)
@@ -287,7 +292,7 @@ def evaluate(
         problem, proposal, prompts, judge, gradient=wanted, microbatch=microbatch, mesh=mesh
     )
     evaluation = aggregate(problem, proposal, child, scores)
-    if gradient is not None:
+    if slope is not None:
         inner = tuple(range(2, slope.ndim))
         sound = jnp.isfinite(evaluation.score) & jnp.all(jnp.isfinite(slope), axis=inner)
         evaluation = evaluation._replace(gradient=select(sound, slope, jnp.zeros_like(slope)))

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     child: PyTree  # [n, ...]
     output: PyTree  # [n, ...]
     passes: Array  # [n] int32
-    gradient: Array | tuple[()]  # [n, 1, *E] or [n, S + 1, *E]; () where none is wanted
+    gradient: Array | None  # [n, 1, *E] or [n, S + 1, *E]; None where none is wanted
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -80,9 +80,7 @@ def differentiate(
         # Rows do not see each other: the gradient of the sum is that of every row's own score.
         return jnp.sum(gradient.score(moved[1])), moved
 
-    if gradient.of == "initial":
-        by_x, moved = jax.grad(total, has_aux=True)(x, value)
-        return Outcome(*moved, gradient.scale * by_x[:, None])
-    (by_x, by_value), moved = jax.grad(total, (0, 1), has_aux=True)(x, value)
-    rows = jnp.concatenate([gradient.scale * by_x[:, None], by_value], axis=1)
-    return Outcome(*moved, rows)
+    by = (0,) if gradient.of == "initial" else (0, 1)
+    (by_x, *by_values), (child, output, passes) = jax.grad(total, by, has_aux=True)(x, value)
+    rows = [gradient.scale * by_x[:, None], *by_values]
+    return Outcome(child, output, passes, jnp.concatenate(rows, axis=1))

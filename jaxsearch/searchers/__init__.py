@@ -3,6 +3,7 @@
 from jaxsearch.searchers.beam import beam
 from jaxsearch.searchers.best_of_n import best_of_n
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
+from jaxsearch.searchers.gradient import gradient
 from jaxsearch.searchers.mcts import mcts
 from jaxsearch.searchers.smc import smc
 from jaxsearch.searchers.svdd import svdd
@@ -12,6 +13,7 @@ SEARCHERS = {
     "beam": beam,
     "best_of_n": best_of_n,
     "epsilon_greedy": epsilon_greedy,
+    "gradient": gradient,
     "mcts": mcts,
     "smc": smc,
     "svdd": svdd,
