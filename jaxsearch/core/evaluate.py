@@ -274,16 +274,17 @@ def evaluate(
     def judge(latents: Array, context: dict[str, Array]) -> Array:
         images = objective.decoder(latents)
         if gradient is not None:
-            images = differentiable(images, "the decoder")
+            images = differentiable(images, latents, "the decoder")
         scores = [verifier(images, context) for verifier in objective.verifiers]
         if gradient is not None:
             names = [f"verifier {verifier.name!r}" for verifier in objective.verifiers]
-            scores = [differentiable(*pair) for pair in zip(scores, names, strict=True)]
+            pairs = zip(scores, names, strict=True)
+            scores = [differentiable(score, images, name) for score, name in pairs]
         return jnp.stack(scores, axis=-1)
 
     def own_score(scores: Array) -> Array:
         total = jax.vmap(lambda one: objective.aggregate(one[None])[0])(scores)
-        return differentiable(total, "the objective's aggregate of a single candidate")
+        return differentiable(total, scores, "the objective's aggregate of a single candidate")
 
     wanted = None
     if gradient is not None:

@@ -37,21 +37,29 @@ class Outcome(NamedTuple):
     gradient: Array | None  # [n, 1, *E] or [n, S + 1, *E]; None where none is wanted
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def differentiable(value: Array, what: str) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def differentiable(value: Array, source: Array, what: str) -> Array:
     """The value itself, refused where a gradient is wanted and none can come through it.
 
     What only rounds, counts or compares has a gradient of zero wherever it has one, so that an
     ascent would stand still and say nothing of it.
 
+    Args:
+        value: what was made of the source.
+        source: what does have a gradient: JAX asks nothing of a function none of whose arguments
+            has one.
+        what: has made it, for the message.
+
     Raises:
-        ValueError: while it is differentiated, if it does not depend on what that is done by.
+        ValueError: while it is differentiated, if the value is constant to JAX.
     """
-    del what
+    del source, what
     return value
 
 
-def _pass_on(what: str, primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Array]:
+def _pass_on(
+    what: str, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
     if isinstance(tangents[0], SymbolicZero):
         raise ValueError(
             f"{what} has no gradient (it rounds, counts, compares or runs outside the program): "

@@ -25,6 +25,9 @@ from jaxsearch.core.types import (
     Verifier,
 )
 
+# A way back: about two forward passes of products, and the forward pass that is computed again.
+_FLOPS_OF_BACKWARD = 3
+
 
 class StagePlan(NamedTuple):
     """One stage of a search, per prompt."""
@@ -56,7 +59,7 @@ class Plan(NamedTuple):
     particles: int  # largest number of particles alive in one round, all prompts together
     memory: Memory
     flops_per_pass: float  # one network pass on one latent, by the compiler's count
-    flops: float  # all network passes, all prompts together
+    flops: float  # all network passes and their ways back, all prompts together
 
     @property
     def rounds(self) -> int:
@@ -188,11 +191,12 @@ def plan(
     stages = stage_plans(searcher, problem)
     cost = count_cost(searcher, problem)
     flops = flops_per_pass(problem.denoiser, prompts)
+    passes = int(cost.network_passes) + _FLOPS_OF_BACKWARD * int(cost.backward_passes)
     return Plan(
         cost=cost,
         stages=stages,
         particles=num_prompts * max(stage.candidates for stage in stages),
         memory=memory(searcher, problem, prompts, microbatch=microbatch),
         flops_per_pass=flops,
-        flops=flops * int(cost.network_passes) * num_prompts,
+        flops=flops * passes * num_prompts,
     )

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from jaxsearch.core.plan import count_cost, memory
 from jaxsearch.core.replay import remake
+from jaxsearch.core.search import search
+from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import (
     Array,
     Noise,
@@ -74,6 +76,7 @@ def build(config: Config) -> Built:
     )
     with explained(searcher.name):
         _check_size(searcher, problem, prompts, config.microbatch)
+        _check_gradient(searcher, problem, prompts)
     if config.budget is not None:
         _check_budget(config.budget, searcher, problem)
     return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
@@ -97,12 +100,22 @@ def _check_size(
         )
 
 
+def _check_gradient(searcher: Searcher, problem: Problem, prompts: Prompts) -> None:
+    """Refuses guides without a gradient where one is wanted, before anything is written."""
+    stages = stages_of(searcher, problem)
+    if any(turn.gradient is not None for stage in stages for turn in stage.turns):
+        shapes = jax.eval_shape(lambda: jax.random.key(0))  # nothing is drawn
+        jax.eval_shape(lambda key: search(key, searcher, problem, prompts), shapes)
+
+
 def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
-    needed = int(count_cost(searcher, problem).network_passes)
+    cost = count_cost(searcher, problem)
+    needed = int(cost.network_passes) + int(cost.backward_passes)
     if needed > budget:
+        of_which = f" ({cost.backward_passes} of them backward)" if cost.backward_passes else ""
         raise UserError(
             f"budget is {budget}, too small for {searcher.name}: it needs {needed} network passes "
-            "per prompt; allow those, or make its settings smaller"
+            f"per prompt{of_which}; allow those, or make its settings smaller"
         )
 
 

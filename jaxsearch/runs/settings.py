@@ -30,7 +30,8 @@ GENERAL = {
     "budget": Setting(
         int | None,
         None,
-        "most network passes per prompt: a search that needs more is refused. null: no limit",
+        "most network passes per prompt, backward ones too: a search that needs more is refused. "
+        "null: no limit",
     ),
     "microbatch": Setting(
         int | None, None, "particles run at once; less needs less memory. null: all of them"
