@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
-from jaxsearch.core.noise import fold_in_each, fresh_trajectory, realise, take
+from jaxsearch.core.noise import add_term, fold_in_each, fresh_trajectory, realise, take
 from jaxsearch.core.search import search
 from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import Decoder, Denoiser, Prediction, Proposal, Verifier
@@ -158,6 +158,35 @@ def test_recipes_have_the_gradient_of_what_they_draw():
     for of, num in (("initial", 1), ("all", cases.NUM_STEPS + 1)):
         call = jax.jit(lambda of=of: evaluate(problem_, drawn, PROMPTS, gradient=of)[0].gradient)
         np.testing.assert_allclose(call(), expected[:, :, :num], atol=1e-6)
+
+
+def test_a_free_part_is_added_and_handed_down():
+    """`free` and the terms in their order; the rows of a child's lineage that were injected.
+
+    Kills: the free part dropped where a recipe is realised, moved, rooted or handed down.
+    """
+    problem_ = problem()
+    space = noise_space(problem_, 2)
+    trajectory = fresh_trajectory(space, jax.random.key(1))
+    free = jax.random.normal(jax.random.key(2), (cases.NUM_STEPS + 1, *toys.SHAPE))
+    noise = trajectory._replace(free=free)
+    np.testing.assert_array_equal(
+        realise(noise, toys.SHAPE), free + realise(trajectory, toys.SHAPE)
+    )
+    moved = add_term(take(noise, 0), 1, jax.random.key(3), 0.5)
+    np.testing.assert_array_equal(moved.free, free[0])
+
+    prompts = toys.prompts(1)
+    parent = jax.tree.map(lambda leaf: leaf[None, None], space.root(take(noise, 0)))
+    x = 20.0 * realise(take(noise, 0), toys.SHAPE)  # sigma_max
+    np.testing.assert_allclose(parent.x[0, 0], x, rtol=1e-6)
+    for begin, end in ((0, 2), (2, 3)):
+        injected = jax.tree.map(
+            lambda leaf: leaf[None, None], take(noise, slice(begin + 1, end + 1))
+        )
+        parent = evaluate(problem_, Proposal(parent, injected), prompts)[0].child
+        expected = jnp.where(jnp.arange(7).reshape((7, 1, 1, 1)) <= end, free, 0.0)
+        np.testing.assert_array_equal(parent.noise.free[0, 0], expected)
 
 
 def watched(denoiser: Denoiser) -> tuple[Denoiser, toys.Counter, toys.Counter]:
