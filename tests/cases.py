@@ -13,6 +13,7 @@ from jaxsearch.searchers import (
     cross_entropy,
     epsilon_greedy,
     evolution,
+    gradient,
     halving,
     markov_chain,
     mcts,
@@ -59,6 +60,23 @@ SEARCHERS = {
         epsilon_greedy(candidates=3, iterations=2, every=3, window=(0.01, 15.0)),
         needs_noise=True,
         plain=epsilon_greedy(candidates=1, iterations=1, epsilon=1.0, every=3),
+    ),
+    "gradient": SearcherCase(
+        gradient(iterations=3, learning_rate=0.1), plain=gradient(iterations=0)
+    ),
+    "gradient_injected": SearcherCase(
+        gradient(
+            candidates=2,
+            iterations=3,
+            optimizer="momentum",
+            learning_rate=2.0,
+            renormalise=False,
+            regularisation=0.01,
+            injected=True,
+            clip=0.2,
+        ),
+        needs_noise=True,
+        plain=gradient(iterations=0, injected=True),
     ),
     "mcts": SearcherCase(mcts(branches=2, simulations=4, leaves=2, every=2), needs_noise=True),
     "mcts_value": SearcherCase(

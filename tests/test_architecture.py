@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "core.resampling": ["core.types"],
     "core.process": ["core.types", "core.checks"],
     "core.prediction": ["core.types"],
+    "core.gradients": ["core.types", "core.noise"],
     "core": ["core"],
     "solvers": ["core.types", "core.checks", "core.prediction", "core.process", "solvers"],
     "searchers": [
@@ -33,6 +34,7 @@ MAY_IMPORT = {
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "tests", "experiments"}
 FLAX_FREE = ("core", "solvers", "searchers")
+OPTAX_IN = ("searchers",)
 
 
 def modules() -> dict[str, set[str]]:
@@ -63,6 +65,8 @@ def test_imports_go_down_only(name, imports):
     assert not tops & FORBIDDEN_EVERYWHERE
     if within(name, list(FLAX_FREE)):
         assert "flax" not in tops
+    if not within(name, list(OPTAX_IN)):
+        assert "optax" not in tops
     if rule is None:
         return
     own = {i.removeprefix("jaxsearch.") for i in imports if i.startswith("jaxsearch.")}

@@ -387,6 +387,14 @@ REFUSALS = {
         ["--searcher", "best_of_n", "--budget", "139"],
         "budget is 139, too small for best_of_n: it needs 140 network passes",
     ),
+    "no gradient": (
+        ["--searcher", "gradient", "--guide", "compressibility"],
+        "verifier 'compressibility' has no gradient",
+    ),
+    "budget with backward passes": (
+        ["--searcher", "gradient", "--guide", "brightness", "--budget", "1434"],
+        "budget is 1434, too small for gradient: it needs 1435 network passes per prompt (700 of",
+    ),
     "checkpoint seconds": (["--checkpoint-seconds", "-1"], "checkpoint_seconds is -1"),
     "config": (["--config", "nothing.yaml"], "nothing.yaml: no such file"),
     "resume": (["--resume", "nothing"], "nothing is no run folder"),

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch.core.checks import check_count
+from jaxsearch.core.gradients import Gradient, Outcome, differentiable, differentiate
 from jaxsearch.core.noise import realise, select, without_lineage
+from jaxsearch.core.space import initial_scale
 from jaxsearch.core.types import (
     Array,
     Cost,
     Evaluation,
+    GradientOf,
     Noise,
     Particle,
     Prediction,
@@ -39,12 +42,23 @@ class Expansion(NamedTuple):
     child: Particle
     output: PyTree
     cost: Cost
+    gradient: Array | None = None
 
 
-def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particle, Array]:
+def advance(
+    problem: Problem, proposal: Proposal, cond: PyTree, *, reversible: bool = False
+) -> tuple[Particle, Array]:
     """Takes particles [n] on by `S` solver steps or their own number of them.
 
     Their lineage is left alone.
+
+    Args:
+        problem: denoiser and solver.
+        proposal: [n, ...].
+        cond: [n, ...].
+        reversible: whether it can be differentiated. The way back then keeps the latents between
+            steps, `S` of them a particle, and computes each step again: memory for one step's
+            networks, time for every network pass once more.
 
     Returns:
         The moved particles and the network passes [n] int32 each has cost.
@@ -56,11 +70,15 @@ def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particl
     def denoise(x: Array, t: Array) -> Prediction:
         return denoiser(x, t, cond)
 
-    def body(s: Array | int, carry: tuple[Particle, Array]) -> tuple[Particle, Array]:
+    def body(
+        s: Array | int, carry: tuple[Particle, Array], value: Array | None = None
+    ) -> tuple[Particle, Array]:
         particle, passes = carry
         # One that goes no further is computed beside the others, at a step that exists.
         index = particle.step if steps is None else jnp.minimum(particle.step, last)
-        if proposal.value is None:
+        if value is not None:
+            noise = value
+        elif proposal.value is None:
             noise = realise(jax.tree.map(lambda leaf: leaf[:, s], proposal.noise), denoiser.shape)
         else:
             noise = proposal.value[:, s]
@@ -73,6 +91,14 @@ def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particl
         return after if steps is None else select(s < steps, after, carry)
 
     start = (proposal.parent, jnp.zeros_like(proposal.parent.step))
+    if reversible:
+        # A loop of traced length has no way back. Noises go in step by step, so that the gradient
+        # by one of them is written once and not added to a sum over all.
+        values = None if proposal.value is None else jnp.moveaxis(proposal.value, 1, 0)
+        step = jax.checkpoint(
+            lambda carry, at: (body(at[0], carry, at[1]), None), prevent_cse=False
+        )
+        return jax.lax.scan(step, start, (jnp.arange(num_steps), values))[0]
     # A loop of one turn that the compiler cannot see to be one stores the latents; otherwise they
     # are computed again for each of the pixels that a decoder makes of them.
     turns = num_steps if num_steps > 1 else jax.lax.optimization_barrier(jnp.int32(1))
@@ -82,7 +108,7 @@ def advance(problem: Problem, proposal: Proposal, cond: PyTree) -> tuple[Particl
 
 
 def _lineage(proposal: Proposal) -> Noise:
-    """The lineage [P, K, T + 1, M] of children: their parent's and what was injected [P, K, S, M].
+    """The lineage [P, K, T + 1, ...] of children: their parent's with what was injected [P, K, S].
 
     Kept out of the loops over steps and microbatches, and written as selects, so that the compiler
     makes the rows of the candidates that a searcher keeps and never those of all.
@@ -95,13 +121,12 @@ def _lineage(proposal: Proposal) -> Noise:
     written = (place >= 0) & (place < gone)
     if num_steps > 1:
         index = jnp.clip(place, 0, num_steps - 1)
-        rows = jax.vmap(jax.vmap(lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)))
-        injected = rows(injected, index)
-    return select(
-        jnp.broadcast_to(written[..., None], parent.noise.coefs.shape),
-        jax.tree.map(lambda row, old: jnp.broadcast_to(row, old.shape), injected, parent.noise),
-        parent.noise,
-    )
+        at_index = jax.vmap(jax.vmap(lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)))
+        injected = at_index(injected, index)
+    rows = jax.tree.map(lambda row, old: jnp.broadcast_to(row, old.shape), injected, parent.noise)
+    term = jnp.broadcast_to(written[..., None], parent.noise.coefs.shape)
+    keys, coefs = select(term, (rows.keys, rows.coefs), (parent.noise.keys, parent.noise.coefs))
+    return Noise(keys, coefs, select(written, rows.free, parent.noise.free))
 
 
 def _by_microbatch(
@@ -153,6 +178,7 @@ def expand(
     prompts: Prompts,
     finish: Callable[[Array, dict[str, Array]], PyTree],
     *,
+    gradient: Gradient | None = None,
     microbatch: int | None = None,
     mesh: Mesh | None = None,
 ) -> Expansion:
@@ -163,11 +189,13 @@ def expand(
         proposal: [P, K, ...].
         prompts: [P].
         finish: `(latents [n,*E], context [n,...]) -> pytree of [n, ...]`.
+        gradient: what is differentiated; None does not. Every pass then counts as a backward pass
+            too; what is computed again on the way back does not count.
         microbatch: particles run at once over all devices; None runs all of them.
         mesh: devices, with an axis named "particle"; None leaves placement to JAX.
 
     Returns:
-        Children and outputs [P, K, ...], and the network passes, solver steps per prompt [P].
+        Children, outputs and gradients [P, K, ...], and the passes, solver steps per prompt [P].
     """
     num_prompts, num_candidates = proposal.parent.step.shape
     moving = proposal._replace(parent=without_lineage(proposal.parent))
@@ -176,17 +204,25 @@ def expand(
     )
     owner = jnp.repeat(jnp.arange(num_prompts), num_candidates)
 
-    def move(part: Proposal, prompt: Array) -> tuple[Particle, PyTree, Array]:
+    def move(part: Proposal, prompt: Array) -> Outcome:
         cond, context = jax.tree.map(lambda leaf: leaf[prompt], (prompts.cond, prompts.context))
-        child, passes = advance(problem, part, cond)
-        latents, calls = problem.value.estimate(
-            lambda x, t: problem.denoiser(x, t, cond), problem.solver, child
-        )
-        if part.steps is not None:
-            calls = jnp.where(part.steps > 0, calls, 0)
-        return child, finish(latents, context), passes + problem.denoiser.passes * calls
 
-    def run(rows: tuple[Proposal, Array]) -> tuple[Particle, PyTree, Array]:
+        def ahead(part: Proposal) -> tuple[Particle, PyTree, Array]:
+            child, passes = advance(problem, part, cond, reversible=gradient is not None)
+            if gradient is not None:  # finished, so that no estimate has to stand for it
+                return child, finish(child.x0, context), passes
+            latents, calls = problem.value.estimate(
+                lambda x, t: problem.denoiser(x, t, cond), problem.solver, child
+            )
+            if part.steps is not None:
+                calls = jnp.where(part.steps > 0, calls, 0)
+            return child, finish(latents, context), passes + problem.denoiser.passes * calls
+
+        if gradient is None:
+            return Outcome(*ahead(part), None)
+        return differentiate(gradient, ahead, part)
+
+    def run(rows: tuple[Proposal, Array]) -> Outcome:
         part = rows[0]
         if part.steps is None:
             return move(*rows)
@@ -194,16 +230,22 @@ def expand(
         shapes = jax.eval_shape(move, *rows)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1:])
         return jax.lax.cond(
-            jnp.any(part.steps > 0), move, lambda part, prompt: (part.parent, *nothing), *rows
+            jnp.any(part.steps > 0),
+            move,
+            lambda part, prompt: Outcome(part.parent, *nothing),
+            *rows,
         )
 
     flat = _by_microbatch(run, (merged, owner), microbatch, mesh)
-    child, output, passes = jax.tree.map(
+    child, output, passes, slope = jax.tree.map(
         lambda leaf: leaf.reshape((num_prompts, num_candidates) + leaf.shape[1:]), flat
     )
     steps = jnp.sum(child.step - proposal.parent.step, axis=1)
     child = child._replace(noise=_lineage(proposal), legs=proposal.parent.legs)
-    return Expansion(child, output, Cost(jnp.sum(passes, axis=1), steps))
+    cost = Cost(jnp.sum(passes, axis=1), steps)
+    if gradient is not None:
+        cost = cost._replace(backward_passes=cost.network_passes)
+    return Expansion(child, output, cost, slope)
 
 
 def evaluate(
@@ -211,12 +253,21 @@ def evaluate(
     proposal: Proposal,
     prompts: Prompts,
     *,
+    gradient: GradientOf | None = None,
     microbatch: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Evaluation, Cost]:
     """Moves, decodes and scores the particles [P, K] of a proposal. Arguments as for `expand`.
 
     A score that is not a finite number becomes -inf: it never wins and never crashes a searcher.
+
+    With `gradient`, for parents at step 0, the evaluation has the gradient of each candidate's own
+    score, the objective's aggregate of that candidate alone: [P, K, 1, *E] by its initial noise, or
+    [P, K, S + 1, *E] by that and the injected ones. Zero where it or the score is not finite.
+
+    Raises:
+        ValueError: if there is no verifier; if a gradient is wanted and the decoder, a verifier or
+            the aggregate (ranks among candidates, say) can have none.
     """
     objective = problem.objective
     if not objective.verifiers:
@@ -224,13 +275,31 @@ def evaluate(
 
     def judge(latents: Array, context: dict[str, Array]) -> Array:
         images = objective.decoder(latents)
+        if gradient is not None:
+            images = differentiable(images, latents, "the decoder")
         scores = [verifier(images, context) for verifier in objective.verifiers]
+        if gradient is not None:
+            names = [f"verifier {verifier.name!r}" for verifier in objective.verifiers]
+            pairs = zip(scores, names, strict=True)
+            scores = [differentiable(score, images, name) for score, name in pairs]
         return jnp.stack(scores, axis=-1)
 
-    child, scores, cost = expand(
-        problem, proposal, prompts, judge, microbatch=microbatch, mesh=mesh
+    def own_score(scores: Array) -> Array:
+        total = jax.vmap(lambda one: objective.aggregate.combine(one[None])[0])(scores)
+        return differentiable(total, scores, "the objective's aggregate of a single candidate")
+
+    wanted = None
+    if gradient is not None:
+        wanted = Gradient(gradient, own_score, initial_scale(problem.solver))
+    child, scores, cost, slope = expand(
+        problem, proposal, prompts, judge, gradient=wanted, microbatch=microbatch, mesh=mesh
     )
-    return aggregate(problem, proposal, child, scores), judged(cost, proposal, scores.shape[2])
+    evaluation = aggregate(problem, proposal, child, scores)
+    if slope is not None:
+        inner = tuple(range(2, slope.ndim))
+        sound = jnp.isfinite(evaluation.score) & jnp.all(jnp.isfinite(slope), axis=inner)
+        evaluation = evaluation._replace(gradient=select(sound, slope, jnp.zeros_like(slope)))
+    return evaluation, judged(cost, proposal, scores.shape[2])
 
 
 def judged(cost: Cost, proposal: Proposal, num_verifiers: int) -> Cost:

@@ -49,7 +49,7 @@ def _propose(
     """A round up to the point where images wait for their scores."""
     turn = _turn(searcher, problem, state, stage_index, turn_index)
     proposal = ask(prompt_keys(key, prompts), turn, state)
-    return proposal, expand(
+    child, images, spent, _ = expand(
         problem,
         proposal,
         prompts,
@@ -57,6 +57,7 @@ def _propose(
         microbatch=microbatch,
         mesh=mesh,
     )
+    return proposal, child, images, spent
 
 
 @functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "turn_index"))
@@ -94,9 +95,15 @@ def search_on_host(
     The other arguments are those of `search`.
 
     Raises:
-        ValueError: if `score` returns another shape, or other verifiers than in the first round.
+        ValueError: if `score` returns another shape, or other verifiers than in the first round;
+            if the searcher needs gradients.
     """
     stages = with_first(stages_of(searcher, problem))
+    if any(turn.gradient is not None for stage, _ in stages for turn in stage.turns):
+        raise ValueError(
+            f"{searcher.name} climbs gradients, and a score of the host has none: give the problem "
+            "a verifier and call search, or take zero_order or best_of_n"
+        )
     if state is None:
         state = begin(key, searcher, problem, prompts)
     num_prompts, done = prompts.ids.shape[0], int(state.round)
@@ -105,7 +112,7 @@ def search_on_host(
         while done < first + stage.rounds * len(stage.turns):
             turn = (done - first) % len(stage.turns)
             static = {"searcher": searcher, "stage_index": index, "turn_index": turn}
-            proposal, (child, images, spent) = _propose(
+            proposal, child, images, spent = _propose(
                 key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
             )
             scores = np.asarray(score(np.asarray(images), ids), np.float32)

@@ -111,7 +111,8 @@ def fresh_branches(
 def add_term(noise: Noise, slot: Array | int, key: Array, coef: Array | float) -> Noise:
     """The recipe [M] with `coef * normal(key)` as its term number `slot`."""
     here = jnp.arange(noise.coefs.shape[-1]) == slot
-    return Noise(jnp.where(here, key, noise.keys), jnp.where(here, coef, noise.coefs))
+    keys, coefs = jnp.where(here, key, noise.keys), jnp.where(here, coef, noise.coefs)
+    return Noise(keys, coefs, noise.free)
 
 
 def rotate(noise: Noise, slot: Array | int, key: Array, amount: Array | float) -> Noise:
@@ -136,7 +137,7 @@ def draw(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
-    """Draws recipes [..., M] into arrays [..., *E], float32.
+    """Makes recipes [..., M] into arrays [..., *E], float32: the free part first, then the terms.
 
     The loop over terms ends with the last non-zero coefficient of the batch, so that a fresh noise
     costs one draw whatever the rank.
@@ -155,7 +156,8 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
         coefs = jax.lax.dynamic_index_in_dim(noise.coefs, term, axis=-1, keepdims=False)
         return total + coefs[expand] * normal(keys, shape)
 
-    return jax.lax.fori_loop(0, num_terms, add, jnp.zeros(lead + shape, jnp.float32))
+    free = jnp.zeros(lead + shape, jnp.float32) if noise.free is None else noise.free
+    return jax.lax.fori_loop(0, num_terms, add, free)
 
 
 def take(tree: PyTree, index: Any) -> PyTree:

@@ -26,6 +26,9 @@ from jaxsearch.core.types import (
     Verifier,
 )
 
+# A way back: about two forward passes of products, and the forward pass that is computed again.
+_FLOPS_OF_BACKWARD = 3
+
 
 class StagePlan(NamedTuple):
     """One stage of a search, per prompt."""
@@ -34,6 +37,7 @@ class StagePlan(NamedTuple):
     candidates: int  # K
     steps: int  # S, solver steps per round
     most_calls: Callable[[Sequence[int]], int] | None = None  # of the stage
+    differentiated: bool = False  # whether every pass is followed by a backward one
 
 
 class Memory(NamedTuple):
@@ -58,7 +62,7 @@ class Plan(NamedTuple):
     particles: int  # largest number of particles alive in one round, all prompts together
     memory: Memory
     flops_per_pass: float  # one network pass on one latent, by the compiler's count
-    flops: float  # all network passes, all prompts together
+    flops: float  # all network passes and their ways back, all prompts together
 
     @property
     def rounds(self) -> int:
@@ -75,12 +79,13 @@ def _no_network(params: PyTree, x: Array, t: Array, cond: PyTree) -> Prediction:
     return Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
 
 
+# Zero times what they are given, so that a searcher that climbs gradients finds some.
 def _no_decoder(params: PyTree, latents: Array) -> Array:
-    return jnp.zeros((latents.shape[0], 1, 1, 1))
+    return 0.0 * latents.reshape((latents.shape[0], 1, 1, 1))
 
 
 def _no_verifier(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
-    return jnp.zeros(images.shape[0])
+    return 0.0 * images[:, 0, 0, 0]
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:
@@ -120,13 +125,14 @@ def count_cost(searcher: Searcher, problem: Problem) -> Cost:
 
 
 def most_network_passes(searcher: Searcher, problem: Problem) -> int:
-    """The network passes that a search of one prompt can spend at most.
+    """The network passes, backward ones too, that a search of one prompt can spend at most.
 
     For a searcher that is not adaptive they are those it spends. For others a stage says it, or
     every candidate of every round is taken to go all its steps where they are dearest.
     """
     if not searcher.adaptive:
-        return int(count_cost(searcher, problem).network_passes)
+        cost = count_cost(searcher, problem)
+        return int(cost.network_passes) + int(cost.backward_passes)
     solver = problem.solver
     beside = problem.value.most_calls(solver)
     calls = 0
@@ -137,7 +143,7 @@ def most_network_passes(searcher: Searcher, problem: Problem) -> int:
             continue
         span = range(max(solver.num_steps - stage.steps, 0) + 1)
         dearest = max(sum(solver.calls[begin : begin + stage.steps]) for begin in span)
-        calls += stage.rounds * stage.candidates * dearest
+        calls += stage.rounds * stage.candidates * dearest * (2 if stage.differentiated else 1)
     return calls * problem.denoiser.passes
 
 
@@ -169,7 +175,9 @@ def _proposals(searcher: Searcher, problem: Problem) -> _Proposals:
     for stage in (turn for one in stages_of(searcher, problem) for turn in one.turns):
         proposal = jax.eval_shape(stage.ask, key, jnp.int32(0), state)
         candidates, steps = proposal.noise.coefs.shape[:2]
-        stages.append(StagePlan(stage.rounds, candidates, steps, stage.most_calls))
+        stages.append(
+            StagePlan(stage.rounds, candidates, steps, stage.most_calls, stage.gradient is not None)
+        )
         largest = max(largest, _bytes(proposal))
     return _Proposals(tuple(stages), largest)
 
@@ -216,11 +224,12 @@ def plan(
     stages = stage_plans(searcher, problem)
     cost = count_cost(searcher, problem)
     flops = flops_per_pass(problem.denoiser, prompts)
+    passes = int(cost.network_passes) + _FLOPS_OF_BACKWARD * int(cost.backward_passes)
     return Plan(
         cost=cost,
         stages=stages,
         particles=num_prompts * max(stage.candidates for stage in stages),
         memory=memory(searcher, problem, prompts, microbatch=microbatch),
         flops_per_pass=flops,
-        flops=flops * int(cost.network_passes) * num_prompts,
+        flops=flops * passes * num_prompts,
     )

@@ -45,15 +45,15 @@ def remake(
     """
     num_legs = 0 if legs is None else legs.end.shape[1]
     space = noise_space(problem, noise.coefs.shape[-1], num_legs)
-    root = space.root(Noise(noise.keys[:, None, 0], noise.coefs[:, None, 0]))
-    steps = Noise(noise.keys[:, None, 1:], noise.coefs[:, None, 1:])
+    root = space.root(take(noise, (slice(None), None, 0)))
+    steps = take(noise, (slice(None), None, slice(1, None)))
     proposal, before = Proposal(root, steps), None
     if legs is not None:
         parent, before = _gone(
             space, problem, root, legs, prompts, microbatch=microbatch, mesh=mesh
         )
         proposal = _onwards(space, parent, steps, jnp.full_like(parent.step, space.num_steps))
-    child, output, cost = expand(
+    child, output, cost, _ = expand(
         problem, proposal, prompts, finish, microbatch=microbatch, mesh=mesh
     )
     child, output = jax.tree.map(lambda leaf: leaf[:, 0], (child, output))
@@ -91,7 +91,7 @@ def _gone(
             take(leg.noise, (slice(None), slice(None), i)) for i in (0, slice(1, None))
         )
         proposal = _onwards(space, parent, steps, leg.end)
-        child, _, cost = expand(
+        child, _, cost, _ = expand(
             moving, proposal, prompts, lambda latents, context: (), microbatch=microbatch, mesh=mesh
         )
         return space.renoise(child, leg.back, renoising), cost

@@ -46,7 +46,8 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
     rounds = num_rounds(searcher.stages(space))
     init_keys = folded(prompt_keys(key, prompts), 0)
     nothing = fresh(init_keys, searcher.rank)
-    nothing = nothing._replace(coefs=jnp.zeros_like(nothing.coefs))
+    free = jnp.zeros((num_prompts, *space.shape)) if searcher.free else None
+    nothing = nothing._replace(coefs=jnp.zeros_like(nothing.coefs), free=free)
     lowest = jnp.full((num_prompts,), -jnp.inf)
     spent = Cost(*(jnp.zeros((num_prompts,), jnp.int32) for _ in Cost._fields))
     trace = Trace(lowest, lowest, spent)
@@ -105,11 +106,12 @@ def tell(
     )
     best = Evaluation(state.best, state.score, state.scores)
     if turn.stage.finishes:
-        best = _better(problem, best, evaluation)
+        best = _better(problem, best, evaluation._replace(gradient=None))
     cost = jax.tree.map(jnp.add, state.cost, spent)
     entry = Trace(best.score, jnp.max(evaluation.score, axis=1), cost)
     trace = jax.tree.map(lambda rows, row: rows.at[state.round].set(row), state.trace, entry)
-    return SearchState(searcher_state, *best, cost, trace, state.round + 1)
+    found = (best.child, best.score, best.scores)
+    return SearchState(searcher_state, *found, cost, trace, state.round + 1)
 
 
 def _better(problem: Problem, best: Evaluation, evaluation: Evaluation) -> Evaluation:
@@ -149,7 +151,12 @@ def _rounds(
         for turn in (Turn(one, own) for one in stage.turns):
             proposal = ask(keys, turn, state)
             evaluation, spent = evaluate(
-                problem, proposal, prompts, microbatch=microbatch, mesh=mesh
+                problem,
+                proposal,
+                prompts,
+                gradient=turn.stage.gradient,
+                microbatch=microbatch,
+                mesh=mesh,
             )
             state = tell(keys, problem, turn, state, proposal, evaluation, spent)
         return state

@@ -19,8 +19,15 @@ from jaxsearch.core.types import (
     PyTree,
     Schedule,
     Searcher,
+    Solver,
     Stage,
 )
+
+
+def initial_scale(solver: Solver) -> float:
+    """By what a solver multiplies the initial noise to make its first latent."""
+    schedule = solver.schedule
+    return float(schedule.process.prior_scale(schedule.times[0]))
 
 
 def renoising(schedule: Schedule) -> np.ndarray:
@@ -56,7 +63,7 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
             f"the schedule visits a process of kind {schedule.process.name}, but the denoiser has "
             f"its own, of kind {problem.denoiser.process.name}: make it with denoiser.process"
         )
-    scale = float(schedule.process.prior_scale(schedule.times[0]))
+    scale = initial_scale(solver)
 
     def memory(lead: tuple[int, ...]) -> PyTree:
         return jax.tree.map(
@@ -68,8 +75,11 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
         value = realise(noise, shape) if value is None else value
         keys = jnp.broadcast_to(noise.keys[..., None, :], (*lead, solver.num_steps + 1, rank))
         coefs = jnp.zeros(keys.shape, jnp.float32).at[..., 0, :].set(noise.coefs)
+        free = noise.free
+        if free is not None:
+            free = jnp.stack([free, *[jnp.zeros_like(free)] * solver.num_steps], axis=len(lead))
         x = scale * value
-        lineage = Noise(keys, coefs)
+        lineage = Noise(keys, coefs, free)
         nothing, step = jnp.zeros_like(x), jnp.zeros(lead, jnp.int32)
         return Particle(x, nothing, step, lineage, memory(lead), no_legs(lineage))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -278,14 +278,16 @@ class Prompts(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """The recipe of a Gaussian vector: `sum_m coefs[m] * normal(keys[m])`.
+    """The recipe of a noise vector: `free + sum_m coefs[m] * normal(keys[m])`.
 
     A fresh draw is one term with coefficient 1. A moved noise is its pivot's terms plus one. Terms
-    are summed in their order, so a recipe gives the same bits wherever it is realised.
+    are summed in their order, so a recipe gives the same bits wherever it is realised. What no key
+    stands for, such as where a gradient has led, is the free part.
     """
 
     keys: Array  # [..., M] typed PRNG keys
     coefs: Array  # [..., M] float32, zeros after the last term
+    free: Array | None = None  # [..., *E] float32; None where all there is are Gaussians
 
 
 class Legs(NamedTuple):
@@ -323,6 +325,10 @@ class NoiseSpace(NamedTuple):
     renoise: Callable[..., Particle]  # (particle [...], step [...], noise [..., M]) -> back there
 
 
+GradientOf = Literal["initial", "all"]
+"""With respect to what a score is differentiated: the initial noise, or that and all injected."""
+
+
 # ------------------------------------------------------------------------------------------ search
 
 
@@ -344,6 +350,7 @@ class Evaluation(NamedTuple):
     child: Particle  # [K, ...]
     score: Array  # [K] float32, aggregated; -inf where a verifier returned no finite number
     scores: Array  # [K, V] float32, by verifier
+    gradient: Array | None = None  # [K, 1, *E] or [K, S + 1, *E]; None unless the stage wants it
 
 
 class Cost(NamedTuple):
@@ -353,6 +360,7 @@ class Cost(NamedTuple):
     solver_steps: Array | int = 0  # solver steps of one latent: the papers' "NFE"
     decodes: Array | int = 0  # latents turned into images
     verifier_calls: Array | int = 0  # images scored, once per verifier
+    backward_passes: Array | int = 0  # forward passes that were differentiated through
 
 
 class Stage(NamedTuple):
@@ -366,6 +374,8 @@ class Stage(NamedTuple):
         ask: `(key, round, state) -> proposal`. The key is consumed.
         tell: `(key, round, state, proposal, evaluation) -> state`. The key is consumed.
         finishes: whether its children may be finished samples. If not, none is looked for.
+        gradient: with respect to which noises `tell` gets the gradient of each candidate's score;
+            None: of no use to it. Parents must then be at step 0.
         then: a stage of another shape that takes turns with this one, round for round; None where
             this one runs alone. It counts its own rounds, and they are part of the search's.
         most_calls: `[T] denoiser calls of each solver step -> calls` that its rounds of one prompt
@@ -377,6 +387,7 @@ class Stage(NamedTuple):
     ask: Callable[[Array, Array, PyTree], Proposal]
     tell: Callable[[Array, Array, PyTree, Proposal, Evaluation], PyTree]
     finishes: bool = True
+    gradient: GradientOf | None = None
     then: Stage | None = None
     most_calls: Callable[[Sequence[int]], int] | None = None
 
@@ -400,6 +411,7 @@ class Searcher(NamedTuple):
         adaptive: whether what it spends hangs on the scores. `plan` then tells the price of equal
             scores, and a budget is kept by the most that it could spend.
         renoisings: `B`, the most often that one particle is renoised.
+        free: whether its noises have a free part. Then all of them do.
     """
 
     name: str
@@ -409,6 +421,7 @@ class Searcher(NamedTuple):
     compares_rounds: bool = False
     adaptive: bool = False
     renoisings: int = 0
+    free: bool = False
 
 
 class Trace(NamedTuple):

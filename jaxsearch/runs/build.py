@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jaxsearch.core.budget import largest
 from jaxsearch.core.plan import memory, most_network_passes
 from jaxsearch.core.replay import remake
+from jaxsearch.core.search import search
+from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import (
     Aggregate,
     Array,
@@ -112,6 +114,7 @@ def build(config: Config) -> Built:
     )
     with explained(searcher.name):
         _check_size(searcher, problem, prompts, config.microbatch)
+        _check_gradient(searcher, problem, prompts)
     if config.budget is not None:
         _check_budget(config.budget, searcher, problem)
     return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
@@ -133,6 +136,14 @@ def _check_size(
             f"but there are {bytes_text(there)}: take fewer prompts or candidates, or smaller "
             "settings"
         )
+
+
+def _check_gradient(searcher: Searcher, problem: Problem, prompts: Prompts) -> None:
+    """Refuses guides without a gradient where one is wanted, before anything is written."""
+    stages = stages_of(searcher, problem)
+    if any(turn.gradient is not None for stage in stages for turn in stage.turns):
+        shapes = jax.eval_shape(lambda: jax.random.key(0))  # nothing is drawn
+        jax.eval_shape(lambda key: search(key, searcher, problem, prompts), shapes)
 
 
 def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:

@@ -8,6 +8,7 @@ needs nothing here.
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,10 +43,25 @@ def settings_of(factory: Factory) -> dict[str, Setting]:
         param.arg_name: " ".join((param.description or "").split()) for param in parsed.params
     }
     return {
-        name: Setting(hints[name], parameter.default, described.get(name, ""))
+        name: Setting(_written(hints[name]), parameter.default, described.get(name, ""))
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def _written(hint: Any) -> Any:
+    """A type without those of its alternatives that only Python can pass, such as functions."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint
+    of_python = [
+        one
+        for one in typing.get_args(hint)
+        if isinstance(one, type) and one.__module__ != "builtins"
+    ]
+    if not of_python:
+        return hint
+    kept = tuple(one for one in typing.get_args(hint) if one not in of_python)
+    return typing.Union[kept]  # noqa: UP007
 
 
 def summary_of(factory: Factory) -> str:

@@ -18,7 +18,7 @@ _FOUND, _ESTIMATE, _PLAIN = "#1f5fa8", "#c77700", "#6b6b6b"
 class Curve(NamedTuple):
     """A score by cost: its median over prompts and the quarter of them below and above."""
 
-    network_passes: np.ndarray  # [R] per prompt, median over prompts
+    network_passes: np.ndarray  # [R] per prompt, backward ones too, median over prompts
     low: np.ndarray  # [R] first quartile
     median: np.ndarray  # [R]
     high: np.ndarray  # [R] third quartile
@@ -37,7 +37,7 @@ def curves_of(trace: Trace, plain_passes: int, plain_scores: np.ndarray) -> dict
 
     Before a search has finished a first sample, a round's scores are those of clean estimates.
     """
-    passes = np.asarray(trace.cost.network_passes)
+    passes = np.asarray(trace.cost.network_passes) + np.asarray(trace.cost.backward_passes)
     plain = np.where(np.isfinite(plain_scores), plain_scores, -np.inf)[None]
     return {
         "best": _curve(passes, np.asarray(trace.best)),

@@ -73,7 +73,8 @@ def plain_recipes(built: Built, like: Noise, legs: Legs | None) -> tuple[Noise, 
     """The recipes of plain samples, in the shape of others so that one program makes both."""
     noise = plain_noise(built.key, built.problem, built.prompts)
     spread = jnp.broadcast_to(noise.keys, like.keys.shape)
-    noise = Noise(spread, jnp.zeros_like(like.coefs).at[..., :1].set(noise.coefs))
+    free = None if like.free is None else jnp.zeros_like(like.free)
+    noise = Noise(spread, jnp.zeros_like(like.coefs).at[..., :1].set(noise.coefs), free)
     if legs is None:
         return noise, None
     nowhere = jnp.zeros_like(legs.end)

@@ -6,6 +6,10 @@
 a float32 written exactly. Terms with coefficient 0 are left out. Every line carries the SHA-256 of
 the rest of it, so that damage is found and named.
 
+Where noises have a free part the header has its shape, and a line lists the parts too,
+`[row, numbers]`: little-endian float32 in base64, in row-major order. Parts without a bit set are
+left out. Such a file is of version 2, so that no reader takes it for one without.
+
 A sample that was renoised on its way has legs besides, one for each time, in their order: `end`,
 the step at which that happened; `back`, the step to which it was taken; and `noise`, whose row 0 is
 what renoised it and whose row `i + 1` solver step `i` injected on the way there.
@@ -13,9 +17,11 @@ what renoised it and whose row `i + 1` solver step `i` injected on the way there
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +35,7 @@ from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import read_text, write_atomic
 
 _FORMAT = "jaxsearch noise recipes, version 1"
+_FORMAT_WITH_FREE = "jaxsearch noise recipes, version 2"
 
 
 def write_recipes(
@@ -50,6 +57,11 @@ def write_recipes(
         {"id": int(index), "prompt": prompt, "noise": terms}
         for index, prompt, terms in zip(ids, prompts, _terms(noise), strict=True)
     ]
+    if noise.free is not None:
+        free = np.asarray(noise.free, "<f4")
+        header |= {"format": _FORMAT_WITH_FREE, "shape": list(free.shape[2:])}
+        for recipe, parts in zip(recipes, free, strict=True):
+            recipe["free"] = _written(parts)
     if legs is not None:
         header["legs"] = legs.end.shape[1]
         for recipe, one in zip(recipes, _legs_terms(legs), strict=True):
@@ -94,7 +106,7 @@ def read_recipes(path: Path) -> tuple[Noise, Legs | None]:
     if not lines:
         raise UserError(f"{path} is damaged: it is empty")
     header = _opened(lines[0], path, 1)
-    if header.get("format") != _FORMAT:
+    if header.get("format") not in (_FORMAT, _FORMAT_WITH_FREE):
         raise UserError(f"{path} is no recipe file of this version: line 1 must say {_FORMAT!r}")
     if len(lines) != header["recipes"] + 1:
         raise UserError(
@@ -104,7 +116,10 @@ def read_recipes(path: Path) -> tuple[Noise, Legs | None]:
     num_rows, keys = header["rows"], header["keys"]
     noise = [recipe["noise"] for recipe in recipes]
     if "legs" not in header:
-        return _noise(noise, num_rows, keys), None
+        read = _noise(noise, num_rows, keys)
+        if header["format"] == _FORMAT_WITH_FREE:
+            read = read._replace(free=_free(recipes, num_rows, header["shape"], path))
+        return read, None
     # The legs are read as further recipes, so that both have the same number of terms.
     nothing = {"end": 0, "back": 0, "noise": []}
     legs = [
@@ -121,6 +136,42 @@ def read_recipes(path: Path) -> tuple[Noise, Legs | None]:
         for name in ("end", "back")
     )
     return first, Legs(rest, end, back)
+
+
+def _free(
+    recipes: Sequence[dict[str, Any]], num_rows: int, shape: Sequence[int], path: Path
+) -> jax.Array:
+    """The free parts [P, rows, *E] of recipes."""
+    free = np.zeros((len(recipes), num_rows, *shape), np.float32)
+    for place, recipe in enumerate(recipes):
+        for row, text in recipe["free"]:
+            free[place, row] = _read(text, shape, path, place + 2)
+    return jnp.asarray(free)
+
+
+def _written(rows: np.ndarray) -> list[list[int | str]]:
+    """The free parts [T + 1, *E], little-endian float32, of which a bit is set."""
+    return [
+        [row, base64.b64encode(numbers).decode("ascii")]
+        for row, numbers in enumerate(part.tobytes() for part in rows)
+        if any(numbers)
+    ]
+
+
+def _read(text: str, shape: Sequence[int], path: Path, number: int) -> np.ndarray:
+    """One free part [*E]."""
+    try:
+        numbers = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged at line {number}: a free part is no base64 of float32"
+        ) from error
+    if numbers.size != math.prod(shape):
+        raise UserError(
+            f"{path} is damaged at line {number}: a free part has {numbers.size} numbers instead "
+            f"of {math.prod(shape)}"
+        )
+    return numbers.reshape(shape)
 
 
 def _noise(recipes: Sequence[Sequence[Any]], num_rows: int, implementation: str) -> Noise:

@@ -53,6 +53,7 @@ def cost_dict(cost: Cost) -> dict[str, int | float]:
         "solver_steps_papers_nfe": number(cost.solver_steps),
         "decodes": number(cost.decodes),
         "verifier_calls": number(cost.verifier_calls),
+        "backward_passes": number(cost.backward_passes),
     }
 
 

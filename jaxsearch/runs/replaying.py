@@ -63,6 +63,12 @@ def _check_fit(noise: Noise, built: Built, folder: RunFolder) -> None:
             f"{folder.recipes} does not fit {folder.config}: it holds {found[0]} recipes of "
             f"{found[1] - 1} steps, the config asks for {wanted[0]} of {wanted[1] - 1}"
         )
+    shape = built.problem.denoiser.shape
+    if noise.free is not None and noise.free.shape[2:] != shape:
+        raise UserError(
+            f"{folder.recipes} does not fit {folder.config}: its noises have the shape "
+            f"{noise.free.shape[2:]}, those of the model {shape}"
+        )
 
 
 def _difference(images: Path, index: int, again: np.ndarray) -> str | None:

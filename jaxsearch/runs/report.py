@@ -49,10 +49,17 @@ def print_summary(console: Console, summary: Mapping[str, Any], path: Path) -> N
     console.print(table)
     cost, plain = summary["cost_per_prompt"], summary["plain_cost_per_prompt"]
     seconds = summary["seconds"]
+    total = summary["cost_total"]
     lines = {
         "prompts": f"{summary['prompts']}",
         "network passes": f"{cost['network_passes']:,} per prompt, {plain['network_passes']:,} for "
-        f"a plain sample; {summary['cost_total']['network_passes']:,} in all",
+        f"a plain sample; {total['network_passes']:,} in all",
+    }
+    if cost.get("backward_passes"):
+        lines["backward passes"] = (
+            f"{cost['backward_passes']:,} per prompt; {total['backward_passes']:,} in all"
+        )
+    lines |= {
         "solver steps": f"{cost['solver_steps_papers_nfe']:,} per prompt (the papers' NFE)",
         "seconds": f"{seconds['total']:.1f}, of which {seconds['compile']:.1f} compiling",
         "pictures": f"{path / 'samples.png'}, {path / 'curve.png'}, {path / 'images'}",
@@ -76,12 +83,15 @@ def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
     table.add_column(f"{num_prompts} prompts", justify="right")
     names = {
         "network_passes": "network passes",
+        "backward_passes": "backward passes",
         "solver_steps": "solver steps (the papers' NFE)",
         "decodes": "decodes",
         "verifier_calls": "verifier calls",
     }
     for field, name in names.items():
         value = int(getattr(plan.cost, field))
+        if field == "backward_passes" and not value:
+            continue
         table.add_row(name, f"{value:,}", f"{value * num_prompts:,}")
     table.add_row("floating-point operations", _si(plan.flops / num_prompts), _si(plan.flops))
     console.print(table)

@@ -24,10 +24,10 @@ GENERAL = {
     "budget": Setting(
         int | None,
         None,
-        "most network passes per prompt. It chooses the size of the search (beam: width; "
-        "best_of_n, halving: candidates; smc, svdd: particles; mcts: simulations; evolution, "
-        "cross_entropy: generations; others: iterations) unless that is given too: then a search "
-        "that needs more is refused. null: no limit",
+        "most network passes per prompt, backward ones too. It chooses the size of the search "
+        "(beam: width; best_of_n, halving, paths: candidates; smc, svdd: particles; mcts: "
+        "simulations; evolution, cross_entropy: generations; others: iterations) unless that is "
+        "given too: then a search that needs more is refused. null: no limit",
     ),
     "microbatch": Setting(
         int | None, None, "particles run at once; less needs less memory. null: all of them"

@@ -5,6 +5,7 @@ from jaxsearch.searchers.best_of_n import best_of_n
 from jaxsearch.searchers.cross_entropy import cross_entropy
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
 from jaxsearch.searchers.evolution import evolution
+from jaxsearch.searchers.gradient import gradient
 from jaxsearch.searchers.halving import halving
 from jaxsearch.searchers.markov_chain import markov_chain
 from jaxsearch.searchers.mcts import mcts
@@ -19,6 +20,7 @@ SEARCHERS = {
     "cross_entropy": cross_entropy,
     "epsilon_greedy": epsilon_greedy,
     "evolution": evolution,
+    "gradient": gradient,
     "halving": halving,
     "markov_chain": markov_chain,
     "mcts": mcts,
@@ -34,6 +36,7 @@ FREE_SIZE = {
     "cross_entropy": "generations",
     "epsilon_greedy": "iterations",
     "evolution": "generations",
+    "gradient": "iterations",
     "halving": "candidates",
     "markov_chain": "iterations",
     "mcts": "simulations",

@@ -32,7 +32,11 @@ def test_it_is_the_largest_that_is_never_above(searcher):
     assert np.all(np.asarray(result.cost.network_passes) <= 400)
 
 
-MORE = {"cross_entropy": {"population": 4, "elites": 2}, "evolution": {"population": 4}}
+MORE = {
+    "paths": {"level": 3.0, "forward": 2.0, "backward": 3.0, "unit": "steps"},
+    "cross_entropy": {"population": 4, "elites": 2},
+    "evolution": {"population": 4},
+}
 
 
 @pytest.mark.parametrize("rollouts", ["sample", "value"])

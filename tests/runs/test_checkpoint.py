@@ -12,7 +12,8 @@ import pytest
 from jaxsearch.core.search import result_of, search, search_in_chunks, start
 from jaxsearch.runs.checkpoint import Checkpoints, pack
 from jaxsearch.runs.errors import UserError
-from tests.runs.small import ARGUMENTS, shapes
+from jaxsearch.searchers import gradient
+from tests.runs.small import ARGUMENTS, PROBLEM, PROMPTS, shapes
 
 
 def assert_same(one, two) -> None:
@@ -37,6 +38,23 @@ def test_the_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert_same(state, restored[0])
     *_, last = search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=5, state=restored[0])
     assert_same(result_of(last), search(key, *ARGUMENTS))
+
+
+def test_an_optimizer_and_free_parts_come_back_too(tmp_path: Path) -> None:
+    """Kills: a state whose structure hangs on what is in it."""
+    key, searcher = jax.random.key(3), gradient(iterations=2)
+    arguments = (searcher, PROBLEM, PROMPTS)
+    state, *_, last = search_in_chunks(key, *arguments, rounds_per_chunk=1)
+    like = jax.eval_shape(lambda k: start(k, *arguments), key)
+    saving = Checkpoints(tmp_path / "checkpoint", like, key, 0.0)
+    saving.save(state, 0.0)
+    saving.wait()
+    restored = Checkpoints(tmp_path / "checkpoint", like, key, 0.0).restore()
+    assert restored is not None
+    assert_same(state, restored[0])
+    *_, again = search_in_chunks(key, *arguments, rounds_per_chunk=1, state=restored[0])
+    assert_same(again, last)
+    assert np.any(np.asarray(last.searcher.free))
 
 
 def test_keys_of_another_kind_come_back_as_they_were(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -138,6 +140,59 @@ def test_other_damage(path: Path, damage, message: str) -> None:
     path.write_text(damage(path.read_text()))
     with pytest.raises(UserError, match=message):
         read_recipes(path)
+
+
+def free_parts() -> Noise:
+    """The recipes above with free parts that no short decimal hits, and two without any."""
+    free = np.random.default_rng(3).normal(size=(2, 4, *SHAPE)).astype(np.float32)
+    free[0, 2] = free[1, 0] = 0  # nothing to write
+    free[1, 3] = -0.0
+    free[0, 1, 0, 0] = np.float32(1e-42)
+    return recipes()._replace(free=jnp.asarray(free))
+
+
+@pytest.fixture
+def free_path(tmp_path: Path) -> Path:
+    write_recipes(tmp_path / "free.jsonl", free_parts(), [7, 9], ["a cat", "ein Käfer"])
+    return tmp_path / "free.jsonl"
+
+
+def test_free_parts_are_the_same_to_the_last_bit(free_path: Path) -> None:
+    """Kills: a free part not written, of the wrong row, or of the other byte order."""
+    before, after = free_parts(), read_recipes(free_path)
+    assert after.free is not None
+    bits = [np.asarray(noise.free).view(np.uint32) for noise in (before, after)]
+    np.testing.assert_array_equal(*bits)
+    np.testing.assert_array_equal(realise(before, SHAPE), realise(after, SHAPE))
+    header, first, second = map(json.loads, free_path.read_text().splitlines())
+    assert header["shape"] == list(SHAPE)
+    assert [[row for row, _ in line["free"]] for line in (first, second)] == [[0, 1, 3], [1, 2, 3]]
+    numbers = np.frombuffer(base64.b64decode(first["free"][0][1]), "<f4")
+    np.testing.assert_array_equal(numbers.reshape(SHAPE), before.free[0, 0])
+
+
+def test_only_files_with_free_parts_are_of_version_2(path: Path, free_path: Path) -> None:
+    """So that a reader of version 1 refuses what it would read without them."""
+    assert [version in path.read_text() for version in ("version 1", "version 2")] == [True, False]
+    assert "version 2" in free_path.read_text()
+    assert read_recipes(path).free is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("$$$$", "is no base64 of float32"), ("AAA=", "is no base64"), ("AAAAAA==", "has 1 numbers")],
+)
+def test_a_free_part_of_another_size(free_path: Path, text: str, message: str) -> None:
+    """Under a checksum that is right."""
+    lines = free_path.read_text().splitlines()
+    content = json.loads(lines[2])
+    content.pop("sha256")
+    content["free"][1][1] = text
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    lines[2] = json.dumps({**content, "sha256": digest})
+    free_path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=f"damaged at line 3: a free part {message}"):
+        read_recipes(free_path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -62,5 +62,7 @@ def test_cost_names_what_it_counts() -> None:
         "solver_steps_papers_nfe": 18,
         "decodes": 1,
         "verifier_calls": 2,
+        "backward_passes": 0,
     }
+    assert cost_dict(Cost(35, 18, 1, 2, 20))["backward_passes"] == 20
     assert cost_dict(Cost(np.float64(1.5), 2, 3, 4))["network_passes"] == 1.5
