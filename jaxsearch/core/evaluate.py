@@ -209,7 +209,8 @@ def expand(
 
         def ahead(part: Proposal) -> tuple[Particle, PyTree, Array]:
             child, passes = advance(problem, part, cond, reversible=gradient is not None)
-            if gradient is not None:  # finished, so that no estimate has to stand for it
+            if gradient is not None and part.noise.coefs.shape[1] == problem.solver.num_steps:
+                # Finished, so nothing has to stand for it: a rollout's loop has no way back.
                 return child, finish(child.x0, context), passes
             latents, calls = problem.value.estimate(
                 lambda x, t: problem.denoiser(x, t, cond), problem.solver, child

@@ -87,11 +87,11 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
         if not renoisings:
             return None
         axis = lineage.coefs.ndim - 2
-        keys, coefs = jax.tree.map(
+        noise = jax.tree.map(
             lambda leaf: jnp.repeat(jnp.expand_dims(leaf, axis), renoisings, axis), lineage
         )
-        nowhere = jnp.zeros(coefs.shape[:-2], jnp.int32)
-        return Legs(Noise(keys, jnp.zeros_like(coefs)), nowhere, nowhere)
+        nowhere = jnp.zeros(noise.coefs.shape[:-2], jnp.int32)
+        return Legs(noise._replace(coefs=jnp.zeros_like(noise.coefs)), nowhere, nowhere)
 
     def renoise(particle: Particle, step: Array | int, noise: Noise) -> Particle:
         if particle.legs is None:

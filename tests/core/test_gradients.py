@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from jaxsearch.core.aggregate import mean_rank
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import add_term, fold_in_each, fresh_trajectory, realise, take
@@ -261,15 +262,11 @@ def _rounded(params, latents):
     return jnp.round(jax.nn.sigmoid(latents) * 255) / 255
 
 
-def _ranks(scores):
-    return jnp.sum(jnp.argsort(jnp.argsort(scores, axis=0), axis=0), axis=-1).astype(jnp.float32)
-
-
 BLIND = {
     "device": ({"verifiers": (toys.bright, compressibility())}, "verifier 'compressibility' has"),
     "host": ({"verifiers": (compressibility(path="host"),)}, "verifier 'compressibility' has"),
     "decoder": ({"decoder": Decoder(apply=_rounded)}, "the decoder has no gradient"),
-    "ranks": ({"aggregate": _ranks}, "aggregate of a single candidate has no gradient"),
+    "ranks": ({"aggregate": mean_rank()}, "aggregate of a single candidate has no gradient"),
 }
 
 

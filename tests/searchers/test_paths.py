@@ -18,7 +18,6 @@ from jaxsearch.core.replay import plain_noise, replay, sample
 from jaxsearch.core.search import result_of, search, search_in_chunks, start
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import (
-    Cost,
     Evaluation,
     Legs,
     Noise,
@@ -76,7 +75,7 @@ def test_the_published_levels():
     np.testing.assert_allclose(levels, [0.11, 0.89, 0.08, 0.86, 0.05, 0.83, 0.02, 0.80], atol=1e-9)
     # 89 steps down, three times 81 and once 80; a lookahead wherever it was not finished.
     taken = 89 + 3 * 81 + 80
-    assert Cost(*(int(field[0]) for field in result.cost)) == (taken + 4, taken, 5, 5)
+    assert [int(field[0]) for field in result.cost][:4] == [taken + 4, taken, 5, 5]
     even, _ = one_path(schedule, level=0.09, forward=0.78, backward=0.81)
     assert even == [(91, 13), (94, 16), (97, 19)]
 
@@ -110,7 +109,7 @@ def test_counts():
     solver = heun(karras(edm(), num_steps=18))
     steps = 2 * 13 + 8 * (14 - 6) + 8 * (18 - 7)
     cost = count_cost(paths(), toys.problem(solver))
-    assert cost == (2 * steps - 8, steps, 2 + 8 + 8, 2 + 8 + 8)
+    assert cost[:4] == (2 * steps - 8, steps, 2 + 8 + 8, 2 + 8 + 8)
     cost = count_cost(paths(), toys.problem(solver, value=lookahead()))
     assert cost.network_passes == 2 * steps - 8 + 2 + 8
     assert [plan[:3] for plan in stage_plans(paths(), toys.problem(solver))] == [
