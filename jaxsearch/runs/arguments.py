@@ -112,6 +112,7 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         prompts=cycled(full["prompts"], found["num_prompts"]),
         seed=found["seed"],
         budget=found["budget"],
+        threshold=found["threshold"],
         microbatch=found["microbatch"],
     )
     free = FREE_SIZE[config.searcher.name]

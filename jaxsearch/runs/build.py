@@ -30,6 +30,7 @@ from jaxsearch.core.types import (
 from jaxsearch.runs import components
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
+from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.zoo import Model
 
 
@@ -91,6 +92,10 @@ def build(config: Config) -> Built:
         return components.build(kind, part.name, part.settings, name, *args)
 
     searcher: Searcher = part_of("searcher", config.searcher)
+    whole = searcher
+    if config.threshold is not None:
+        with explained("threshold"):
+            searcher = early_stop(searcher, threshold=config.threshold)
     model: Model = part_of("model", config.model)
     schedule = part_of("schedule", config.schedule, model.denoiser.process)
     solver: Solver = part_of("solver", config.solver, schedule)
@@ -116,7 +121,7 @@ def build(config: Config) -> Built:
         _check_size(searcher, problem, prompts, config.microbatch)
         _check_gradient(searcher, problem, prompts)
     if config.budget is not None:
-        _check_budget(config.budget, searcher, problem)
+        _check_budget(config.budget, whole, problem)  # an early stop only spends less
     return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
 
 

@@ -18,7 +18,7 @@ KINDS = ("model", "solver", "schedule", "searcher", "value", "aggregate")
 """The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
 
 _LISTS = ("guide", "report", "prompts")
-_NUMBERS = ("num_prompts", "seed", "budget", "microbatch")
+_NUMBERS = ("num_prompts", "seed", "budget", "threshold", "microbatch")
 _DEFAULTS: dict[str, Any] = {
     "model": {"name": "digits"},
     "searcher": {"name": "epsilon_greedy"},
@@ -27,6 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "num_prompts": None,
     "seed": 0,
     "budget": None,
+    "threshold": None,
     "microbatch": None,
     "verifiers": {},
 }
@@ -59,6 +60,7 @@ class Config:
     prompts: tuple[str, ...]
     seed: int
     budget: int | None
+    threshold: float | None
     microbatch: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,6 +74,7 @@ class Config:
             "prompts": list(self.prompts),
             "seed": self.seed,
             "budget": self.budget,
+            "threshold": self.threshold,
             "microbatch": self.microbatch,
         }
 

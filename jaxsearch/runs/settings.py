@@ -29,6 +29,11 @@ GENERAL = {
         "simulations; evolution, cross_entropy: generations; others: iterations) unless that is "
         "given too: then a search that needs more is refused. null: no limit",
     ),
+    "threshold": Setting(
+        float | None,
+        None,
+        "a score at which the search of a prompt stops, and costs nothing more. null: none",
+    ),
     "microbatch": Setting(
         int | None, None, "particles run at once; less needs less memory. null: all of them"
     ),

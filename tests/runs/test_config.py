@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import math
 from pathlib import Path
 
 import pytest
 
 from jaxsearch.runs.arguments import parse, resolve_file
+from jaxsearch.runs.build import build, with_budget
 from jaxsearch.runs.components import catalogue, factory_of, registry, settings_of
 from jaxsearch.runs.config import Config, overlay
 from jaxsearch.runs.errors import UserError
@@ -145,3 +148,28 @@ def test_catalogue_has_a_line_on_everything() -> None:
     for kind, lines in catalogue(kinds).items():
         assert lines, kind
         assert all(text.strip() for text in lines.values()), kind
+
+
+def test_a_budget_chooses_the_size_unless_it_is_given(tmp_path: Path) -> None:
+    """Kills: a size that was asked for and is overruled; one that a resumed run chooses anew."""
+    small = ["--schedule.num_steps", "6", "--searcher", "best_of_n", "--budget", "60"]
+    request = parse(small, command="search", description="")
+    assert request.free == "candidates"
+    config = with_budget(request.config, "candidates")
+    assert config.searcher.settings["candidates"] == 60 // 11
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    again = resolve_file(tmp_path / "config.yaml")
+    assert (again.config, again.free) == (config, None)
+    given = parse([*small, "--searcher.candidates", "2"], command="search", description="")
+    assert given.free is None
+    with pytest.raises(UserError, match="a budget of 10 network passes is too small for best_of_n"):
+        with_budget(dataclasses.replace(request.config, budget=10), "candidates")
+    with pytest.raises(UserError, match=r"budget is 20, too small .* needs 22 network passes"):
+        build(dataclasses.replace(given.config, budget=20))
+
+
+def test_a_threshold_makes_prompts_rest() -> None:
+    config = config_of("--threshold", "0.5", "--searcher", "best_of_n")
+    assert build(config).searcher.adaptive
+    with pytest.raises(UserError, match="threshold is nan"):
+        build(dataclasses.replace(config, threshold=math.nan))
