@@ -1,6 +1,6 @@
 """Every searcher at equal network passes, on the embedded default.
 
-    python experiments/equal_passes.py experiments/results/equal_passes
+    python -m experiments.equal_passes experiments/results/equal_passes
 
 Time: about 15 minutes on 2 CPU cores, most of it compiling. Expected:
 experiments/results/equal_passes/table.md.
@@ -15,7 +15,6 @@ churn, where the initial noise decides everything. Model, rewards and prompts ar
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 
 import jaxsearch
-from experiments.paper1_table import Row, interval
+from experiments.paper1_table import interval
 from jaxsearch.core.budget import largest
 from jaxsearch.core.process import karras
 from jaxsearch.core.search import search
@@ -103,15 +102,17 @@ def problem_of(method: Method, guide: Verifier) -> Problem:
     )
 
 
-def run(
-    name: str, size: int, guide: Verifier, prompts: Prompts, seeds: int
-) -> tuple[Row, float] | None:
-    """Searches all prompts under every seed; None where a guide has no gradient to climb.
+class Found(NamedTuple):
+    """What a method found under one reward."""
 
-    The second is the diversity: the mean distance between the found pictures of two prompts that
-    ask for the same label, root mean square over pixels.
-    """
-    method = METHODS[name]
+    scores: list[float]  # every prompt of every seed
+    judge: list[float]
+    passes: int  # per prompt, backward ones too, mean over all
+    diversity: float  # mean over the seeds
+
+
+def run(method: Method, size: int, guide: Verifier, prompts: Prompts, seeds: int) -> Found | None:
+    """Searches all prompts under every seed; None where a guide has no gradient to climb."""
     problem, judge = problem_of(method, guide), digits.judge()
     searcher = method.make(size)
     scores, judged, spread, spent = [], [], [], []
@@ -127,12 +128,7 @@ def run(
         judged += np.asarray(judge(images, prompts.context), float).tolist()
         spread.append(diversity(np.asarray(images), np.asarray(prompts.context["label"])))
         spent.append(np.asarray(result.cost.network_passes + result.cost.backward_passes))
-    cost = jax.tree.map(lambda field: int(field[0]), result.cost)
-    row = Row(
-        name, guide.name, scores, judged, round(float(np.mean(spent))), cost.solver_steps,
-        cost.verifier_calls, float("nan"), float("nan"),
-    )  # fmt: skip
-    return row, float(np.mean(spread))
+    return Found(scores, judged, round(float(np.mean(spent))), float(np.mean(spread)))
 
 
 def diversity(images: np.ndarray, labels: np.ndarray) -> float:
@@ -172,16 +168,15 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 3, budget: int = 2089
         size = largest(method.make, problem, network_passes=budget)
         cells = [name, str(size)]
         for guide in guides:
-            found = run(name, size, guide, prompts, seeds)
+            found = run(method, size, guide, prompts, seeds)
             if found is None:
                 cells.append("no gradient")
                 continue
-            row, spread = found
-            rows.append({**dataclasses.asdict(row), "size": size, "diversity": spread})
-            cells.append("{:.4f} ± {:.4f}".format(*interval(row.scores)))
+            rows.append({"method": name, "size": size, "reward": guide.name, **found._asdict()})
+            cells.append("{:.4f} ± {:.4f}".format(*interval(found.scores)))
         cells += [
-            "{:.4f} ± {:.4f}".format(*interval(row.judge)), f"{spread:.3f}",
-            str(row.network_passes),
+            "{:.4f} ± {:.4f}".format(*interval(found.judge)), f"{found.diversity:.3f}",
+            str(found.passes),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
         console.print(lines[-1], markup=False)

@@ -41,25 +41,19 @@ def with_budget(config: Config, free: str) -> Config:
         UserError: if none is.
     """
     assert config.budget is not None
-    searcher, given = config.searcher, config.searcher.settings
+    name, given = config.searcher.name, config.searcher.settings
+
+    def of_size(size: int) -> Component:
+        # Leaves of a round divide the simulations.
+        return Component(name, {**given, free: size * given.get("leaves", 1)})
 
     def make(size: int) -> Searcher:
-        # Leaves of a round divide the simulations.
-        settings = {**given, free: size * given.get("leaves", 1)}
-        return components.build("searcher", searcher.name, settings, config.model.name)
+        return components.build("searcher", name, of_size(size).settings, config.model.name)
 
-    smallest = dataclasses.replace(
-        config, budget=None, searcher=Component(searcher.name, {**given, free: _smallest(given)})
-    )
-    problem = build(smallest).problem
-    with explained(searcher.name):
+    problem = build(dataclasses.replace(config, budget=None, searcher=of_size(1))).problem
+    with explained(name):
         size = largest(make, problem, network_passes=config.budget)
-    settings = {**given, free: size * given.get("leaves", 1)}
-    return dataclasses.replace(config, searcher=Component(searcher.name, settings))
-
-
-def _smallest(settings: dict[str, Any]) -> int:
-    return int(settings.get("leaves", 1))
+    return dataclasses.replace(config, searcher=of_size(size))
 
 
 class Built(NamedTuple):
@@ -117,12 +111,13 @@ def build(config: Config) -> Built:
         solver=solver,
         value=part_of("value", config.value),
     )
+    key = jax.random.key(config.seed)
     with explained(searcher.name):
         _check_size(searcher, problem, prompts, config.microbatch)
-        _check_gradient(searcher, problem, prompts)
+        _check_gradient(key, searcher, problem, prompts)
     if config.budget is not None:
         _check_budget(config.budget, whole, problem)  # an early stop only spends less
-    return Built(jax.random.key(config.seed), searcher, problem, prompts, verifiers, len(guides))
+    return Built(key, searcher, problem, prompts, verifiers, len(guides))
 
 
 def _check_size(
@@ -143,12 +138,11 @@ def _check_size(
         )
 
 
-def _check_gradient(searcher: Searcher, problem: Problem, prompts: Prompts) -> None:
+def _check_gradient(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) -> None:
     """Refuses guides without a gradient where one is wanted, before anything is written."""
     stages = stages_of(searcher, problem)
     if any(turn.gradient is not None for stage in stages for turn in stage.turns):
-        shapes = jax.eval_shape(lambda: jax.random.key(0))  # nothing is drawn
-        jax.eval_shape(lambda key: search(key, searcher, problem, prompts), shapes)
+        jax.eval_shape(lambda key: search(key, searcher, problem, prompts), key)
 
 
 def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
