@@ -384,16 +384,20 @@ REFUSALS = {
     "microbatch": (["--microbatch", "0"], "microbatch is 0"),
     "budget": (["--budget", "0"], "budget is 0"),
     "budget too small": (
-        ["--searcher", "best_of_n", "--budget", "139"],
+        ["--searcher", "best_of_n", "--searcher.candidates", "4", "--budget", "139"],
         "budget is 139, too small for best_of_n: it needs 140 network passes",
+    ),
+    "budget without a size": (
+        ["--searcher", "best_of_n", "--budget", "34"],
+        "a budget of 34 network passes is too small for best_of_n: with these settings it needs 35",
     ),
     "no gradient": (
         ["--searcher", "gradient", "--guide", "compressibility"],
         "verifier 'compressibility' has no gradient",
     ),
     "budget with backward passes": (
-        ["--searcher", "gradient", "--guide", "brightness", "--budget", "1434"],
-        "budget is 1434, too small for gradient: it needs 1435 network passes per prompt (700 of",
+        "--searcher gradient --searcher.iterations 20 --guide brightness --budget 1434".split(),
+        "budget is 1434, too small for gradient: it needs 1435 network passes per prompt",
     ),
     "checkpoint seconds": (["--checkpoint-seconds", "-1"], "checkpoint_seconds is -1"),
     "config": (["--config", "nothing.yaml"], "nothing.yaml: no such file"),

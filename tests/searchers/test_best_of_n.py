@@ -11,7 +11,6 @@ from jaxsearch.core.noise import fresh_trajectory
 from jaxsearch.core.replay import replay
 from jaxsearch.core.search import search
 from jaxsearch.core.space import noise_space
-from jaxsearch.core.types import Noise
 from jaxsearch.searchers import best_of_n
 from tests import cases, toys
 
@@ -24,7 +23,7 @@ def candidate_scores(key, problem, prompts, num: int) -> np.ndarray:
         for prompt in np.asarray(prompts.ids):
             init = jax.random.fold_in(jax.random.fold_in(key, int(prompt)), 0)
             rows.append(fresh_trajectory(space, jax.random.fold_in(init, candidate)))
-        noise = Noise(*(jnp.stack(leaves) for leaves in zip(*rows, strict=True)))
+        noise = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
         images = problem.objective.decoder(replay(problem, noise, prompts).x)
         columns.append(np.asarray(toys.bright(images, {})))
     return np.stack(columns, axis=1)

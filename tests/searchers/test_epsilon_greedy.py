@@ -130,9 +130,9 @@ def test_iterations_per_step():
     """Kills: the schedule shifted by a step; a step of no iterations searched."""
     one = epsilon_greedy(candidates=3, iterations=(0, 2, 3, 0, 1, 2))
     problem = toys.problem(cases.solvers()["flow_sde"])
-    stages = plan(one, problem, toys.prompts(1)).stages
+    stages = [stage[:3] for stage in plan(one, problem, toys.prompts(1)).stages]
     # The flow's last step lands on the clean sample and takes no noise.
-    assert stages == ((1, 1, 1), (5, 3, 1), (1, 1, 1), (1, 3, 1), (1, 1, 1))
+    assert stages == [(1, 1, 1), (5, 3, 1), (1, 1, 1), (1, 3, 1), (1, 1, 1)]
     found = search(jax.random.key(0), one, problem, toys.prompts(2))
     coefs = np.asarray(found.particle.noise.coefs)
     terms = (coefs[:, 1:] != 0).sum(axis=-1)
@@ -190,11 +190,11 @@ def test_every_and_window_choose_the_steps():
 
     def stages(**more):
         one = epsilon_greedy(**settings, **more)
-        return plan(one, problem, toys.prompts(1)).stages
+        return [stage[:3] for stage in plan(one, problem, toys.prompts(1)).stages]
 
-    assert stages(every=4) == ((1, 1, 2), (8, 3, 4))
-    assert stages(every=5) == ((1, 1, 2), (6, 3, 5), (1, 1, 1))
-    assert stages(window=(0.01, 1.0)) == ((1, 1, 11), (8, 3, 1), (1, 1, 3))
+    assert stages(every=4) == [(1, 1, 2), (8, 3, 4)]
+    assert stages(every=5) == [(1, 1, 2), (6, 3, 5), (1, 1, 1)]
+    assert stages(window=(0.01, 1.0)) == [(1, 1, 11), (8, 3, 1), (1, 1, 3)]
 
 
 def test_a_shorter_last_segment_is_searched_too():
@@ -204,7 +204,8 @@ def test_a_shorter_last_segment_is_searched_too():
     """
     problem, prompts = toys.problem(cases.solvers()["ddpm"]), toys.prompts(2)
     one = epsilon_greedy(candidates=2, iterations=3, epsilon=0.2, elitist=True, every=4)
-    assert plan(one, problem, prompts).stages == ((3, 2, 4), (3, 2, 2))
+    stages = [stage[:3] for stage in plan(one, problem, prompts).stages]
+    assert stages == [(3, 2, 4), (3, 2, 2)]
     found = search(jax.random.key(0), one, problem, prompts)
     again = replay(problem, found.particle.noise, prompts)
     np.testing.assert_allclose(again.x, found.particle.x, atol=2e-5)

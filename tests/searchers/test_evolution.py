@@ -249,14 +249,15 @@ def test_counts():
     """
     problem = toys.problem(heun(karras(edm(), num_steps=18)))
     one = evolution(population=6, survivors=2, generations=3, schedule=(0, 4))
-    assert stage_plans(one, problem) == ((4, 6, 18), (1, 2, 4), (3, 6, 14))
+    stages = [stage[:3] for stage in stage_plans(one, problem)]
+    assert stages == [(4, 6, 18), (1, 2, 4), (3, 6, 14)]
     steps = 4 * 6 * 18 + 2 * 4 + 3 * 6 * 14
     cost = count_cost(one, problem)
     # Two passes a step, one in the last.
     assert (cost.solver_steps, cost.network_passes) == (steps, 2 * steps - 7 * 6)
     two = evolution(population=6, survivors=2, generations=3, schedule=(4, 10))
-    stages = ((1, 6, 18), (1, 2, 4), (3, 6, 14), (1, 2, 6), (3, 6, 8))
-    assert stage_plans(two, problem) == stages
+    stages = [stage[:3] for stage in stage_plans(two, problem)]
+    assert stages == [(1, 6, 18), (1, 2, 4), (3, 6, 14), (1, 2, 6), (3, 6, 8)]
 
 
 def test_mutation_may_be_traced():
