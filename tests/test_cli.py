@@ -396,7 +396,16 @@ REFUSALS = {
         "verifier 'compressibility' has no gradient",
     ),
     "budget with backward passes": (
-        "--searcher gradient --searcher.iterations 20 --guide brightness --budget 1434".split(),
+        [
+            "--searcher",
+            "gradient",
+            "--searcher.iterations",
+            "20",
+            "--guide",
+            "brightness",
+            "--budget",
+            "1434",
+        ],
         "budget is 1434, too small for gradient: it needs 1435 network passes per prompt",
     ),
     "checkpoint seconds": (["--checkpoint-seconds", "-1"], "checkpoint_seconds is -1"),
