@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count
-from jaxsearch.core.noise import first_candidates, fresh_branches, take
-from jaxsearch.core.segments import Segment, Window, check_segments, runs, segments
-from jaxsearch.core.types import (
-    Array,
-    Evaluation,
-    NoiseSpace,
-    Particle,
-    Proposal,
-    Searcher,
-    Stage,
-)
-
-
-class State(NamedTuple):
-    """The beams of one prompt."""
-
-    keys: Array  # [B] of the candidates whose noises the places draw from
-    beams: Particle  # [B, ...] best first
+from jaxsearch.core.segments import Window, check_segments
+from jaxsearch.core.types import Array, Searcher
+from jaxsearch.searchers.branching import branching
 
 
 def beam(
@@ -60,31 +42,8 @@ def beam(
     check_count("candidates", candidates)
     check_segments(every, window)
 
-    def init_fn(space: NoiseSpace, key: Array) -> State:
-        return State(*first_candidates(space, key, width))
+    def choose(key: Array, score: Array) -> Array:
+        del key
+        return jax.lax.top_k(score.ravel(), width)[1]  # best first, and the first of equals
 
-    def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
-        divided = segments(space, every=every, window=window, what="beam")
-        return tuple(stage(space, run) for run in runs(divided))
-
-    def stage(space: NoiseSpace, run: tuple[Segment, ...]) -> Stage:
-        begins = jnp.asarray([segment.begin for segment in run])
-        num_children = candidates if run[0].searched else 1
-        # Child n of beam b is number n*B + b.
-        parent = jnp.arange(num_children * width) % width
-
-        def ask_fn(key: Array, round: Array, state: State) -> Proposal:
-            del key  # noises hang on the candidates' keys
-            noise = fresh_branches(space, state.keys, begins[round], run[0].num_steps, num_children)
-            return Proposal(take(state.beams, parent), noise)
-
-        def tell_fn(
-            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
-        ) -> State:
-            del key, round, proposal
-            _, best = jax.lax.top_k(evaluation.score, width)  # the first of equals
-            return State(state.keys, take(evaluation.child, best))
-
-        return Stage(len(run), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
-
-    return Searcher("beam", init_fn, stages_fn)
+    return branching("beam", width, candidates, every, window, choose)

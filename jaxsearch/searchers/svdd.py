@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
-from jaxsearch.core.noise import first_candidates, fresh_branches, take
-from jaxsearch.core.segments import Segment, Window, check_segments, runs, segments
-from jaxsearch.core.types import (
-    Array,
-    Evaluation,
-    NoiseSpace,
-    Particle,
-    Proposal,
-    Searcher,
-    Stage,
-)
-
-
-class State(NamedTuple):
-    """The particles of one prompt, each on its own."""
-
-    keys: Array  # [K] of the candidates whose noises they draw from
-    particles: Particle  # [K, ...]
+from jaxsearch.core.segments import Window, check_segments
+from jaxsearch.core.types import Array, Searcher
+from jaxsearch.searchers.branching import branching
 
 
 def svdd(
@@ -66,35 +49,10 @@ def svdd(
     check_range("temperature", temperature, 0.0, open_high=True)
     check_segments(every, window)
 
-    def init_fn(space: NoiseSpace, key: Array) -> State:
-        return State(*first_candidates(space, key, particles))
+    def choose(key: Array, score: Array) -> Array:
+        # The largest of score + temperature*Gumbel is a draw from softmax(score/temperature), and
+        # at temperature 0 simply the best.
+        noisy = score + temperature * jax.random.gumbel(key, score.shape)
+        return jnp.argmax(noisy, axis=0) * particles + jnp.arange(particles)
 
-    def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
-        divided = segments(space, every=every, window=window, what="svdd")
-        return tuple(stage(space, run) for run in runs(divided))
-
-    def stage(space: NoiseSpace, run: tuple[Segment, ...]) -> Stage:
-        begins = jnp.asarray([segment.begin for segment in run])
-        num_children = candidates if run[0].searched else 1
-        # Child m of particle k is number m*K + k.
-        parent = jnp.arange(num_children * particles) % particles
-
-        def ask_fn(key: Array, round: Array, state: State) -> Proposal:
-            del key  # noises hang on the candidates' keys
-            noise = fresh_branches(space, state.keys, begins[round], run[0].num_steps, num_children)
-            return Proposal(take(state.particles, parent), noise)
-
-        def tell_fn(
-            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
-        ) -> State:
-            del round, proposal
-            score = evaluation.score.reshape(num_children, particles)
-            # The largest of score + temperature*Gumbel is a draw from softmax(score/temperature),
-            # and at temperature 0 simply the best.
-            noisy = score + temperature * jax.random.gumbel(key, score.shape)
-            chosen = jnp.argmax(noisy, axis=0) * particles + jnp.arange(particles)
-            return State(state.keys, take(evaluation.child, chosen))
-
-        return Stage(len(run), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
-
-    return Searcher("svdd", init_fn, stages_fn)
+    return branching("svdd", particles, candidates, every, window, choose)

@@ -76,7 +76,7 @@ def test_it_is_the_search_written_out(every):
         for state, (beams, parents) in zip(states, rounds, strict=True):
             strangers += sum(parent != place for place, parent in enumerate(parents))
             for place, expected in enumerate(beams):
-                kept = take(state.searcher.beams, (prompt, place))
+                kept = take(state.searcher.particles, (prompt, place))
                 np.testing.assert_allclose(kept.x, expected.x, atol=2e-6)
                 taken = slice(0, int(kept.step) + 1)
                 np.testing.assert_array_equal(
@@ -100,7 +100,7 @@ def told(scores) -> list[int]:
     after = stage.tell(
         jax.random.key(0), jnp.int32(0), state, proposal, Evaluation(child, score, score[:, None])
     )
-    return [int(name) for name in after.beams.x[:, 0, 0, 0]]
+    return [int(name) for name in after.particles.x[:, 0, 0, 0]]
 
 
 def test_equal_scores_go_to_different_parents():
