@@ -15,23 +15,17 @@ churn, where the initial noise decides everything. Model, rewards and prompts ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jsonargparse import auto_cli
 from rich.console import Console
 
-import jaxsearch
-from experiments.paper1_table import interval
+from experiments import common
 from jaxsearch.core.budget import largest
-from jaxsearch.core.process import karras
-from jaxsearch.core.search import search
-from jaxsearch.core.types import Objective, Problem, Prompts, Searcher, Value, Verifier
+from jaxsearch.core.types import Problem, Searcher, Value, Verifier
 from jaxsearch.core.value import lookahead, solver_estimate
 from jaxsearch.searchers import (
     beam,
@@ -48,18 +42,18 @@ from jaxsearch.searchers import (
     svdd,
     zero_order,
 )
-from jaxsearch.solvers import heun
-from jaxsearch.verifiers import brightness, compressibility
-from jaxsearch.zoo import digits
-from jaxsearch.zoo.digits.network import NO_LABEL
 
 
 class Method(NamedTuple):
     """A row of the table."""
 
     make: Callable[[int], Searcher]  # by the size that the budget chooses
-    churn: float = 40.0
+    churn: float = common.PAPER_CHURN
     value: Value = solver_estimate()
+
+    def problem(self, guide: Verifier, num_steps: int = 18) -> Problem:
+        """The embedded default under this method's sampler."""
+        return common.problem(guide, num_steps=num_steps, churn=self.churn, value=self.value)
 
 
 METHODS = {
@@ -91,56 +85,8 @@ METHODS = {
 }
 
 
-def problem_of(method: Method, guide: Verifier) -> Problem:
-    """The embedded default under a method's sampler."""
-    denoiser = digits.denoiser()
-    return Problem(
-        denoiser=denoiser,
-        objective=Objective(decoder=digits.decoder(), verifiers=(guide,)),
-        solver=heun(karras(denoiser.process, num_steps=18), churn=method.churn),
-        value=method.value,
-    )
-
-
-class Found(NamedTuple):
-    """What a method found under one reward."""
-
-    scores: list[float]  # every prompt of every seed
-    judge: list[float]
-    passes: int  # per prompt, backward ones too, mean over all
-    diversity: float  # mean over the seeds
-
-
-def run(method: Method, size: int, guide: Verifier, prompts: Prompts, seeds: int) -> Found | None:
-    """Searches all prompts under every seed; None where a guide has no gradient to climb."""
-    problem, judge = problem_of(method, guide), digits.judge()
-    searcher = method.make(size)
-    scores, judged, spread, spent = [], [], [], []
-    for seed in range(seeds):
-        try:
-            result = search(jax.random.key(seed), searcher, problem, prompts)
-        except ValueError as error:
-            if "no gradient" in str(error):
-                return None
-            raise
-        scores += np.asarray(result.score, float).tolist()
-        images = problem.objective.decoder(result.particle.x)
-        judged += np.asarray(judge(images, prompts.context), float).tolist()
-        spread.append(diversity(np.asarray(images), np.asarray(prompts.context["label"])))
-        spent.append(np.asarray(result.cost.network_passes + result.cost.backward_passes))
-    return Found(scores, judged, round(float(np.mean(spent))), float(np.mean(spread)))
-
-
-def diversity(images: np.ndarray, labels: np.ndarray) -> float:
-    """The mean distance of pictures of one label, root mean square over pixels."""
-    flat = images.reshape(len(images), -1)
-    distance = np.sqrt(np.mean((flat[:, None] - flat[None]) ** 2, axis=-1))
-    pairs = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=bool)
-    return float(distance[pairs].mean())
-
-
 def main(output: Path, num_prompts: int = 36, seeds: int = 3, budget: int = 2089) -> None:
-    """Runs every method under every reward and writes `rows.json` and `table.md`.
+    """Runs every method under every reward and writes `rows.jsonl` and `table.md`.
 
     Args:
         output: a folder that has no results yet.
@@ -148,42 +94,34 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 3, budget: int = 2089
         seeds: searches of each prompt.
         budget: network passes per prompt, backward ones too.
     """
-    if (output / "table.md").exists():
-        raise SystemExit(f"{output} already holds results: choose another --output")
-    labels = jnp.arange(num_prompts, dtype=jnp.int32) % 10
-    prompts = Prompts(jnp.arange(num_prompts), jnp.full_like(labels, NO_LABEL), {"label": labels})
-    guides = [brightness(), compressibility(max_bytes=1000), digits.classifier()]
-    head = ["method", "size", *(guide.name for guide in guides), "judge", "diversity", "passes"]
-    lines = [
-        f"{num_prompts} prompts x {seeds} seeds, mean ± half the 95 % interval; T = 18; budget "
-        f"{budget} network passes per prompt; judge and diversity under the classifier's reward; "
-        f"jax {jax.__version__}, jaxsearch {jaxsearch.__version__}",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-    ]
-    rows, console = [], Console(width=160)
+    guides, rows = common.guides(), common.Rows(output, common.prompts(num_prompts), seeds)
+    lines, console = [], Console(width=160)
     for name, method in METHODS.items():
-        problem = problem_of(method, guides[-1])
-        size = largest(method.make, problem, network_passes=budget)
-        cells = [name, str(size)]
+        size = largest(method.make, method.problem(guides[-1]), network_passes=budget)
+        searcher, found = method.make(size), {}
         for guide in guides:
-            found = run(method, size, guide, prompts, seeds)
-            if found is None:
-                cells.append("no gradient")
-                continue
-            rows.append({"method": name, "size": size, "reward": guide.name, **found._asdict()})
-            cells.append("{:.4f} ± {:.4f}".format(*interval(found.scores)))
-        cells += [
-            "{:.4f} ± {:.4f}".format(*interval(found.judge)), f"{found.diversity:.3f}",
-            str(found.passes),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-        console.print(lines[-1], markup=False)
+            try:
+                found[guide.name] = rows.search(
+                    searcher, method.problem(guide), method=name, size=size, reward=guide.name
+                )
+            except ValueError as error:
+                if "no gradient" not in str(error):
+                    raise
+        classified = found["classifier"]
+        scores = [
+            common.shown(found[guide.name]["scores"]) if guide.name in found else "no gradient"
+            for guide in guides
+        ]
+        watched = [common.shown(classified["judge"]), f"{classified['diversity']:.3f}"]
+        lines.append([name, size, *scores, *watched, classified["passes"]])
+        console.print(*lines[-1], sep="  ", markup=False)
         jax.clear_caches()
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "rows.json").write_text(json.dumps(rows))
-    (output / "table.md").write_text("\n".join(lines) + "\n")
+    head = ["method", "size", *(guide.name for guide in guides), "judge", "diversity", "passes"]
+    title = (
+        f"{common.conditions(num_prompts, seeds)}; T = 18; budget {budget} network passes per "
+        "prompt; judge, diversity and passes under the classifier's reward"
+    )
+    (output / "table.md").write_text(f"{title}\n\n{common.table(head, lines)}")
 
 
 if __name__ == "__main__":

