@@ -18,6 +18,7 @@ from jaxsearch.searchers import (
     markov_chain,
     mcts,
     paths,
+    rollover,
     smc,
     svdd,
     zero_order,
@@ -119,6 +120,10 @@ SEARCHERS = {
     ),
     "zero_order_stops": SearcherCase(
         early_stop(zero_order(neighbours=2, iterations=4), threshold=0.4)
+    ),
+    "rollover": SearcherCase(rollover(quota=3), needs_noise=True, plain=rollover(quota=1)),
+    "rollover_window": SearcherCase(
+        rollover(quota=2, every=2, window=(0.01, 15.0)), needs_noise=True
     ),
     "markov_chain": SearcherCase(
         markov_chain(chains=3, iterations=3, step=0.5), plain=markov_chain(chains=1, iterations=0)

@@ -80,11 +80,16 @@ def first_candidates(space: NoiseSpace, key: Array, num: int) -> tuple[Array, Pa
 
 
 def fresh_branches(
-    space: NoiseSpace, candidates: Array, begin: Array | int, num_steps: int, num_draws: int = 1
+    space: NoiseSpace,
+    candidates: Array,
+    begin: Array | int,
+    num_steps: int,
+    num_draws: int = 1,
+    first_draw: Array | int = 0,
 ) -> Noise:
     """The recipes [num_draws * K, S, M] of several draws of the same steps for each candidate.
 
-    Draw `n` of candidate `k` is row `n*K + k`, so that the first `K` rows are the candidates' plain
+    The `n`-th draw of candidate `k` is row `n*K + k`: the first `K` rows are the candidates' plain
     trajectories. As there, noise of a step that does not use any gets the coefficient 0.
 
     Args:
@@ -93,6 +98,7 @@ def fresh_branches(
         begin: the first solver step.
         num_steps: S, how many.
         num_draws: how many noises each candidate gets for them.
+        first_draw: the number of the first; 0 is the candidates' plain trajectories.
     """
     steps = begin + jnp.arange(num_steps)
 
@@ -102,7 +108,7 @@ def fresh_branches(
     over_steps = jax.vmap(one, in_axes=(None, None, 0))
     over_candidates = jax.vmap(over_steps, in_axes=(0, None, None))
     over_draws = jax.vmap(over_candidates, in_axes=(None, 0, None))
-    keys = over_draws(candidates, jnp.arange(num_draws), steps)
+    keys = over_draws(candidates, first_draw + jnp.arange(num_draws), steps)
     noise = fresh(keys.reshape((num_draws * candidates.shape[0], num_steps)), space.rank)
     used = jnp.asarray(space.active, jnp.float32)[steps]
     return noise._replace(coefs=noise.coefs * used[None, :, None])

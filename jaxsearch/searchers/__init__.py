@@ -10,6 +10,7 @@ from jaxsearch.searchers.halving import halving
 from jaxsearch.searchers.markov_chain import markov_chain
 from jaxsearch.searchers.mcts import mcts
 from jaxsearch.searchers.paths import paths
+from jaxsearch.searchers.rollover import rollover
 from jaxsearch.searchers.smc import smc
 from jaxsearch.searchers.svdd import svdd
 from jaxsearch.searchers.zero_order import zero_order
@@ -25,6 +26,7 @@ SEARCHERS = {
     "markov_chain": markov_chain,
     "mcts": mcts,
     "paths": paths,
+    "rollover": rollover,
     "smc": smc,
     "svdd": svdd,
     "zero_order": zero_order,
@@ -41,6 +43,7 @@ FREE_SIZE = {
     "markov_chain": "iterations",
     "mcts": "simulations",
     "paths": "candidates",
+    "rollover": "quota",
     "smc": "particles",
     "svdd": "particles",
     "zero_order": "iterations",

@@ -1,0 +1,125 @@
+"""Rollover budget forcing: a step ends once it has improved, and what it did not spend moves on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxsearch.core.checks import check_count
+from jaxsearch.core.noise import first_candidates, fresh_branches, repeat, select, take
+from jaxsearch.core.segments import Window, check_segments, segments
+from jaxsearch.core.types import (
+    Array,
+    Evaluation,
+    NoiseSpace,
+    Particle,
+    Proposal,
+    Searcher,
+    Stage,
+)
+
+
+class State(NamedTuple):
+    """One prompt's partial sample and what is left to spend on its next segment."""
+
+    keys: Array  # [1] of the candidate whose noises it draws
+    particle: Particle  # [...] before the current segment
+    score: Array  # [] that a child has to beat; +inf before the first choice
+    best: Particle  # [...] child of the current segment so far
+    best_score: Array  # []
+    segment: Array  # [] int32, the current one; their number at the end
+    tried: Array  # [] int32, children of the current segment so far
+    left: Array  # [] int32, children that may still be tried before the segment has to end
+
+
+def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Searcher:
+    """Tries noises at each step until one improves on the sample; unspent tries move on.
+
+    Kim et al. 2025, *Inference-time scaling for flow models via stochastic generation and rollover
+    budget forcing*. Every step has a quota of noises to try, one in a round. A child that scores
+    higher than its parent did is taken at once, and the rest of the quota is added to the next
+    step's; when the quota is used up, the best child is taken. The first searched step has nothing
+    to beat and uses its quota. What is left after the last step is not spent. A quota of 1 is plain
+    sampling.
+
+    Steps without injected noise, and those outside the window, are passed plainly. Prompts are at
+    different steps in one round. Children are told apart only by a score that has seen their noise:
+    with `first_order`, whose estimate is older than its noise, score with `lookahead` or act
+    `every` 2 steps or more.
+
+    Args:
+        quota: Q, noises that each searched segment adds to what may be tried, at least 1.
+        every: solver steps between two choices, at least 1.
+        window: lowest and highest noise level (`sigma/alpha`) at which to choose; null: all.
+
+    Raises:
+        ValueError: if a setting is out of its range; on a solver that injects no noise, or none
+            inside the window.
+    """
+    check_count("quota", quota)
+    check_segments(every, window)
+
+    def init_fn(space: NoiseSpace, key: Array) -> State:
+        keys, particles = first_candidates(space, key, 1)
+        particle = take(particles, 0)
+        zero = jnp.int32(0)
+        left = jnp.int32(quotas(space)[0])
+        nothing = jnp.float32(-jnp.inf)
+        return State(keys, particle, jnp.float32(jnp.inf), particle, nothing, zero, zero, left)
+
+    def quotas(space: NoiseSpace) -> list[int]:
+        """By segment."""
+        divided = segments(space, every=every, window=window, what="rollover")
+        return [quota if segment.searched else 1 for segment in divided]
+
+    def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
+        divided = segments(space, every=every, window=window, what="rollover")
+        num = len(divided)
+        begins = jnp.asarray([segment.begin for segment in divided])
+        # At the end of all segments a particle rests.
+        lengths = jnp.asarray([*(segment.num_steps for segment in divided), 0])
+        searched = jnp.asarray([segment.searched for segment in divided])
+        added = jnp.asarray([*quotas(space), 0])
+        longest = max(segment.num_steps for segment in divided)
+
+        def ask_fn(key: Array, round: Array, state: State) -> Proposal:
+            del key, round  # noises hang on the candidate's key
+            begin = begins[jnp.minimum(state.segment, num - 1)]
+            noise = fresh_branches(space, state.keys, begin, longest, first_draw=state.tried)
+            return Proposal(repeat(state.particle, 1), noise, steps=lengths[state.segment][None])
+
+        def tell_fn(
+            key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
+        ) -> State:
+            del key, round, proposal
+            child, score = take((evaluation.child, evaluation.score), 0)
+            chooses = searched[jnp.minimum(state.segment, num - 1)]
+            beats = (score > state.best_score) | (state.tried == 0)
+            best, best_score = select(beats, (child, score), (state.best, state.best_score))
+            left = state.left - 1
+            again = state._replace(
+                best=best, best_score=best_score, tried=state.tried + 1, left=left
+            )
+            after = state._replace(
+                particle=best,
+                score=jnp.where(chooses, best_score, state.score),
+                best=best,
+                best_score=jnp.float32(-jnp.inf),
+                segment=state.segment + 1,
+                tried=jnp.int32(0),
+                left=left + added[state.segment + 1],
+            )
+            ends = ~chooses | (score > state.score) | (left == 0)
+            return select(state.segment == num, state, select(ends, after, again))
+
+        def most_calls(calls: Sequence[int]) -> int:
+            """Whatever can roll over is spent on the dearest segment."""
+            prices = [sum(calls[segment.begin : segment.end]) for segment in divided]
+            dearest = max(p for p, one in zip(prices, divided, strict=True) if one.searched)
+            return sum(prices) + (sum(quotas(space)) - num) * dearest
+
+        return (Stage(sum(quotas(space)), ask_fn, tell_fn, most_calls=most_calls),)
+
+    return Searcher("rollover", init_fn, stages_fn, compares_rounds=True, adaptive=True)
