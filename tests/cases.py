@@ -105,6 +105,12 @@ SEARCHERS = {
         cross_entropy(directions=4, population=4, elites=2, generations=3),
         plain=cross_entropy(population=1, elites=1, generations=1),
     ),
+    "cross_entropy_spectral": SearcherCase(
+        cross_entropy(
+            directions=3, population=4, elites=2, generations=3, subspace="low_frequency"
+        ),
+        plain=cross_entropy(population=1, elites=1, generations=1, subspace="low_frequency"),
+    ),
     "evolution": SearcherCase(
         evolution(population=4, generations=2),
         plain=evolution(population=1, survivors=1, schedule=()),

@@ -1,4 +1,4 @@
-"""Cross-entropy in a random subspace: the fit in closed form, and a known optimum."""
+"""Cross-entropy in a subspace: the fit in closed form, a known optimum, and what is searched."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 
-from jaxsearch.core.noise import folded, prompt_keys, realise
+from jaxsearch.core.noise import draw, folded, prompt_keys, realise, take
 from jaxsearch.core.replay import plain_noise
 from jaxsearch.core.search import search, search_in_chunks
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Decoder, Evaluation, Noise, Objective, Problem, Verifier
 from jaxsearch.core.value import solver_estimate
 from jaxsearch.searchers import cross_entropy
+from jaxsearch.searchers.cross_entropy import cosines
 from tests import cases, toys
 
 SHAPE = (4, 4, 1)
@@ -105,6 +107,45 @@ def test_the_subspace_holds_the_plain_sample_and_later_noise_is_fixed():
     np.testing.assert_array_equal(noise.coefs[:, 1:, 1:], 0.0)
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 2), (5, 1), (1, 1, 1)])
+def test_patterns_are_those_of_the_cosine_transform(shape):
+    """Against SciPy's. Kills: a pattern that is not normalised; channels mixed; a wrong order."""
+    num = int(np.prod(shape))
+    patterns = cosines(shape, num + 1)
+    np.testing.assert_allclose(patterns[:num] @ patterns[:num].T, np.eye(num), atol=1e-6)
+    assert not np.any(patterns[num])
+    axes = tuple(range(len(shape) - 1))
+    sums = []
+    for pattern in patterns[:num].reshape((num, *shape)):
+        (place,) = np.argwhere(np.abs(scipy.fft.dctn(pattern, axes=axes, norm="ortho")) > 1e-5)
+        sums.append(sum((k / n) ** 2 for k, n in zip(place[:-1], shape[:-1], strict=True)))
+    np.testing.assert_array_equal(sums, sorted(sums))
+
+
+def test_only_low_frequencies_are_searched():
+    """Kills: high frequencies touched; low ones too large or too small for a Gaussian; a plain
+    candidate that is moved; points of the subspace not found again in their recipes.
+    """
+    size = 5
+    one = cross_entropy(directions=size, population=6, elites=3, subspace="low_frequency")
+    state, stage, space = setup(one)
+    proposal = stage.ask(jax.random.key(2), jnp.int32(0), state)
+    noise = take(proposal.parent.noise, (slice(None), 0))
+    drawn = np.asarray(realise(noise, space.shape)).reshape(6, -1)
+    plain = np.asarray(draw(state.keys[0], space.shape)).ravel()
+    np.testing.assert_allclose(drawn[0], plain, atol=1e-6)
+    patterns = cosines(space.shape, plain.size)
+    found, own = drawn @ patterns.T, plain @ patterns.T
+    np.testing.assert_allclose(found[:, size:], np.tile(own[size:], (6, 1)), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found[1:, :size], axis=1), np.sqrt(size), rtol=1e-5)
+    assert np.all(np.abs(found[1:, :size] - own[:size]).max(axis=1) > 0.1)
+    scores = jnp.float32([0.0, 5.0, 1.0, 9.0, 2.0, 8.0])
+    evaluation = Evaluation(proposal.parent, scores, scores[:, None])
+    after = stage.tell(jax.random.key(3), jnp.int32(0), state, proposal, evaluation)
+    elites = found[[1, 3, 5], :size] / np.sqrt(size)
+    np.testing.assert_allclose(after.mean, 0.7 * elites.mean(axis=0), atol=1e-5)
+
+
 def _pixels(params, latents):
     return latents
 
@@ -113,7 +154,8 @@ def _near(params, images, context):
     return -jnp.mean((images - context["image"]) ** 2, axis=(1, 2, 3))
 
 
-def test_it_finds_a_known_optimum():
+@pytest.mark.parametrize("subspace", ["random", "low_frequency"])
+def test_it_finds_a_known_optimum(subspace):
     """Gaussian data, so a sample is its noise times a number; the image asked for is the sample of
     known coefficients, and the reward `-|image - sample|^2` has its optimum, 0, there alone.
 
@@ -129,9 +171,11 @@ def test_it_finds_a_known_optimum():
         solver=solver,
         value=solver_estimate(),
     )
-    one = cross_entropy(directions=size, population=32, elites=8, generations=20, smoothing=0.5)
+    one = cross_entropy(
+        directions=size, population=32, elites=8, generations=20, smoothing=0.5, subspace=subspace
+    )
     key, prompts = jax.random.key(0), toys.prompts(8)
-    init = jax.vmap(lambda k: one.init(noise_space(problem, size), k))(
+    init = jax.vmap(lambda k: one.init(noise_space(problem, one.rank), k))(
         folded(prompt_keys(key, prompts), 0)
     )
     optimum = np.random.default_rng(0).normal(size=(8, size)).astype(np.float32)
@@ -141,7 +185,13 @@ def test_it_finds_a_known_optimum():
     schedule = solver.schedule
     alpha, sigma = schedule.alpha, schedule.sigma
     factor = float(np.prod(alpha[1:] * alpha[:-1] + sigma[1:] * sigma[:-1]))
-    image = factor * realise(Noise(init.keys, jnp.asarray(optimum)), SHAPE)
+    if subspace == "random":
+        noise = realise(Noise(init.keys, jnp.asarray(optimum)), SHAPE)
+    else:
+        plain = jax.vmap(lambda k: draw(k, SHAPE))(init.keys[:, 0])
+        shift = np.sqrt(size) * (optimum - init.plain) @ cosines(SHAPE, size)
+        noise = plain + shift.reshape(plain.shape)
+    image = factor * noise
     prompts = prompts._replace(context={"image": image})
     (*_, last) = search_in_chunks(key, one, problem, prompts, rounds_per_chunk=99)
     mean = np.asarray(last.searcher.mean)
@@ -172,6 +222,7 @@ def test_smoothing_may_be_traced():
         ({"generations": 0}, "generations is 0"),
         ({"elites": 17}, r"elites is 17: it must lie in \[1, 8\]"),
         ({"smoothing": 0.0}, "smoothing is 0.0"),
+        ({"subspace": "low"}, "unknown subspace 'low'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
