@@ -38,6 +38,7 @@ from jaxsearch.searchers import (
     markov_chain,
     mcts,
     paths,
+    rollover,
     smc,
     svdd,
     zero_order,
@@ -63,6 +64,7 @@ METHODS = {
     "random draws per step": Method(lambda n: epsilon_greedy(iterations=n, epsilon=1.0)),
     "beam": Method(lambda n: beam(width=n)),
     "SVDD, best child": Method(lambda n: svdd(particles=n)),
+    "rollover budget forcing": Method(lambda n: rollover(quota=n)),
     "SMC": Method(lambda n: smc(particles=n)),
     "successive halving": Method(lambda n: halving(candidates=n), value=lookahead()),
     "MCTS": Method(lambda n: mcts(simulations=n)),
@@ -79,6 +81,9 @@ METHODS = {
         lambda n: paths(candidates=n), churn=0.0, value=lookahead()
     ),
     "cross-entropy, no churn": Method(lambda n: cross_entropy(generations=n), churn=0.0),
+    "cross-entropy, low frequencies, no churn": Method(
+        lambda n: cross_entropy(generations=n, directions=32, subspace="low_frequency"), churn=0.0
+    ),
     "evolution, no churn": Method(lambda n: evolution(generations=n), churn=0.0),
     "Markov chains, no churn": Method(lambda n: markov_chain(iterations=n), churn=0.0),
     "gradient, no churn": Method(lambda n: gradient(iterations=n), churn=0.0),

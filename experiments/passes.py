@@ -35,6 +35,7 @@ BUDGETS = (10, 32, 100, 316, 1000, 3162, 10000)
 PLAIN = 35  # passes of a plain sample of 18 steps
 SHOWN = (
     *("best-of-N", "epsilon-greedy", "zero-order per step", "beam", "SVDD, best child", "SMC"),
+    "rollover budget forcing",
     *("successive halving", "MCTS", "evolution, steps 0, 4, 8", "search over paths"),
     *("Markov chains, all noises", "gradient, all noises"),
     *("zero-order, no churn", "cross-entropy, no churn", "gradient, no churn"),

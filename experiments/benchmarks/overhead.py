@@ -1,22 +1,27 @@
 """Search overhead: wall time of a search over that of its bare network and verifier calls.
 
-    python experiments/benchmarks/overhead.py --repeats 5
+    python -m experiments.benchmarks.overhead --repeats 7
 
-Time: about 3 minutes on 2 CPU cores. The bar is a ratio of 1.05 for every searcher with the
+Time: about 10 minutes on 2 CPU cores. The bar is a ratio of 1.05 for every searcher with the
 embedded default on CPU; results/overhead_cpu.md has what was seen.
 
-The bare program makes the same number of network, decoder and verifier calls at the same batch,
-round by round, in one compiled loop; each call reads what the one before it wrote, so that none can
-be left out. Both programs run in turn in one process, and the ratio is that of the two fastest of
-`repeats` runs: other work on the machine only ever adds time. Compile time is from the traced
-program to the executable, with no cache.
+What a search calls is counted while it runs: how often the network, and how often the decoder and
+the verifier, at which batch. The bare program makes the same calls at the same batch in compiled
+loops; each call reads what the one before it wrote, so that none can be left out. Both programs run
+in turn in one process, and the ratio is that of the two fastest of `repeats` runs: other work on
+the machine only ever adds time. Compile time is from the traced program to the executable, with no
+cache. `gradient` is not here: the way back through the network has no bare counterpart that does
+not depend on what is kept.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +31,26 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsearch
+from experiments import common
 from jaxsearch.core.plan import plan
-from jaxsearch.core.process import karras
 from jaxsearch.core.search import search
-from jaxsearch.core.types import Array, Objective, Problem, Prompts, Searcher
-from jaxsearch.core.value import solver_estimate
-from jaxsearch.searchers import best_of_n, epsilon_greedy, zero_order
-from jaxsearch.solvers import heun
+from jaxsearch.core.types import Array, Problem, Prompts, Searcher, Verifier
+from jaxsearch.core.value import lookahead, solver_estimate
+from jaxsearch.searchers import (
+    beam,
+    best_of_n,
+    cross_entropy,
+    epsilon_greedy,
+    evolution,
+    halving,
+    markov_chain,
+    mcts,
+    paths,
+    rollover,
+    smc,
+    svdd,
+    zero_order,
+)
 from jaxsearch.verifiers import brightness, compressibility
 from jaxsearch.zoo import digits
 
@@ -40,39 +58,78 @@ SEARCHERS: dict[str, Searcher] = {
     "best_of_n(candidates=16)": best_of_n(candidates=16),
     "zero_order(neighbours=4, iterations=8)": zero_order(neighbours=4, iterations=8),
     "epsilon_greedy()": epsilon_greedy(),
+    "beam(width=8)": beam(width=8),
+    "svdd(particles=8)": svdd(particles=8),
+    "smc()": smc(),
+    "halving(candidates=32)": halving(candidates=32),
+    "rollover(quota=16)": rollover(quota=16),
+    "mcts()": mcts(),
+    "paths(candidates=8)": paths(candidates=8),
+    "evolution(schedule=(0, 4, 8))": evolution(schedule=(0, 4, 8)),
+    "markov_chain(injected=True)": markov_chain(injected=True),
+    "cross_entropy()": cross_entropy(),
+}
+CHEAPER_GUIDES = 3  # the first so many searchers are measured under every guide, the rest under one
+
+
+GUIDES: dict[str, Callable[[], Verifier]] = {
+    "classifier": digits.classifier,
+    "brightness": brightness,
+    "compressibility": compressibility,
 }
 
 
-def digits_problem(guide: str) -> Problem:
-    """The embedded default under the first paper's sampler."""
-    verifiers = {
-        "classifier": digits.classifier,
-        "brightness": brightness,
-        "compressibility": compressibility,
-    }
-    denoiser = digits.denoiser()
-    return Problem(
-        denoiser=denoiser,
-        objective=Objective(decoder=digits.decoder(), verifiers=(verifiers[guide](),)),
-        solver=heun(karras(denoiser.process, num_steps=18)),
-        value=solver_estimate(),
-    )
+class Calls(Counter[tuple[str, int]]):
+    """How often what was called at which batch, while a search of the counted problem ran."""
+
+    def counted(self, what: str, apply: Callable[..., Any], batch_of: int) -> Callable[..., Any]:
+        """The function, which reports its calls; argument `batch_of` has the batch."""
+
+        def reported(*arguments: Any) -> Any:
+            size = arguments[batch_of].shape[0]
+            jax.debug.callback(lambda: self.update([(what, size)]))
+            return apply(*arguments)
+
+        return reported
+
+    def of(self, searcher: Searcher, problem: Problem, prompts: Prompts) -> None:
+        """Counts the calls of one search."""
+        denoiser, (verifier,) = problem.denoiser, problem.objective.verifiers
+        network = self.counted("network", denoiser.apply, 1)
+        verify = self.counted("verifier", verifier.apply, 1)
+        objective = dataclasses.replace(
+            problem.objective, verifiers=(dataclasses.replace(verifier, apply=verify),)
+        )
+        problem = dataclasses.replace(
+            problem, denoiser=dataclasses.replace(denoiser, apply=network), objective=objective
+        )
+        jax.block_until_ready(search(jax.random.key(0), searcher, problem, prompts))
+        jax.effects_barrier()
+
+    @property
+    def rounds(self) -> dict[int, np.ndarray]:
+        """By batch: the network calls before each verifier call, as even as can be."""
+        found = {}
+        for (what, size), number in self.items():
+            if what == "verifier":
+                share = np.linspace(0, self["network", size], number + 1).round()
+                found[size] = np.diff(share).astype(np.int32)
+        assert all(size in found for _, size in self)
+        return found
 
 
-def bare_program(searcher: Searcher, problem: Problem, prompts: Prompts) -> Callable[..., Array]:
-    """A function `(problem, prompts, calls [R]) -> number` of the bare calls of a search."""
-    stages = plan(searcher, problem, prompts).stages
-    num_prompts = prompts.ids.shape[0]
+def bare_program(num_prompts: int) -> Callable[..., Array]:
+    """A function `(problem, prompts, rounds {batch: [R]}) -> number` of a search's bare calls."""
 
     @jax.jit
-    def run(problem: Problem, prompts: Prompts, calls: Array) -> Array:
-        total, begin = jnp.float32(0.0), 0
-        for stage in stages:
-            owner = jnp.repeat(jnp.arange(num_prompts), stage.candidates)
+    def run(problem: Problem, prompts: Prompts, rounds: dict[int, Array]) -> Array:
+        total = jnp.float32(0.0)
+        for size, calls in rounds.items():
+            owner = jnp.repeat(jnp.arange(num_prompts), size // num_prompts)
             cond, context = jax.tree.map(lambda leaf, i=owner: leaf[i], prompts[1:])
-            x = jnp.ones((len(owner), *problem.denoiser.shape))
+            x = jnp.ones((size, *problem.denoiser.shape))
 
-            def one_round(r, carry, cond=cond, context=context):
+            def one_round(r, carry, calls=calls, cond=cond, context=context):
                 x, total = carry
 
                 def network(_, x):
@@ -87,21 +144,10 @@ def bare_program(searcher: Searcher, problem: Problem, prompts: Prompts) -> Call
                     total = total + jnp.sum(verifier(images, context))
                 return x + 1e-9 * total, total
 
-            _, total = jax.lax.fori_loop(begin, begin + stage.rounds, one_round, (x, total))
-            begin += stage.rounds
+            _, total = jax.lax.fori_loop(0, len(calls), one_round, (x, total))
         return total
 
     return run
-
-
-def calls_per_round(searcher: Searcher, problem: Problem, prompts: Prompts) -> np.ndarray:
-    """[R] network calls of each round, from the cost that the search itself counts."""
-    passes = np.asarray(search(jax.random.key(0), searcher, problem, prompts).trace.cost[0])[:, 0]
-    per_round = np.diff(passes, prepend=0) // problem.denoiser.passes
-    candidates = [
-        s.candidates for s in plan(searcher, problem, prompts).stages for _ in range(s.rounds)
-    ]
-    return (per_round // np.asarray(candidates)).astype(np.int32)
 
 
 def seconds(program: Callable[..., object], *arguments: object) -> float:
@@ -123,8 +169,7 @@ def main(
         repeats: timed runs of each program.
         guides: which verifiers to guide by, one after another.
     """
-    labels = jnp.arange(num_prompts, dtype=jnp.int32) % 10
-    prompts = Prompts(jnp.arange(num_prompts), jnp.full_like(labels, 10), {"label": labels})
+    prompts = common.prompts(num_prompts)
     table = Table(
         title=f"{num_prompts} prompts, T = 18, {jax.devices()[0].device_kind} "
         f"({jax.device_count()} device), {platform.machine()}, jax {jax.__version__}, "
@@ -142,11 +187,14 @@ def main(
     ):
         table.add_column(column, justify="left" if column in ("searcher", "guide") else "right")
     key = jax.random.key(0)
-    for name, searcher in SEARCHERS.items():
-        for guide in guides:
-            problem = digits_problem(guide)
-            calls = jnp.asarray(calls_per_round(searcher, problem, prompts))
-            run_bare = bare_program(searcher, problem, prompts)
+    for number, (name, searcher) in enumerate(SEARCHERS.items()):
+        for guide in guides if number < CHEAPER_GUIDES else guides[:1]:
+            # Paths cannot be told apart by an estimate older than their noise.
+            value = lookahead() if searcher.name in ("paths", "halving") else solver_estimate()
+            problem, called = common.problem(GUIDES[guide](), value=value), Calls()
+            called.of(searcher, problem, prompts)
+            calls = {size: jnp.asarray(rounds) for size, rounds in called.rounds.items()}
+            run_bare = bare_program(num_prompts)
             jax.clear_caches()
             traced = (
                 search.lower(key, searcher, problem, prompts),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
-from jaxsearch.core.noise import first_candidates, fresh_trajectory, take
+from jaxsearch.core.noise import first_candidates, fresh_branches, take
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -63,8 +63,7 @@ def halving(*, candidates: int = 16, keep: float = 0.5, rungs: int = 3) -> Searc
         def ask_fn(key: Array, round: Array, state: tuple[Array, Particle]) -> Proposal:
             del key, round  # noises hang on the candidates' own keys
             keys, particles = take(state, slice(0, alive))
-            rows = jax.vmap(lambda candidate: fresh_trajectory(space, candidate))(keys)
-            return Proposal(particles, take(rows, (slice(None), slice(begin + 1, end + 1))))
+            return Proposal(particles, fresh_branches(space, keys, begin, end - begin))
 
         def tell_fn(
             key: Array,
