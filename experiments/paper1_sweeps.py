@@ -30,10 +30,10 @@ from jaxsearch.searchers import beam, best_of_n, epsilon_greedy, mcts
 
 EPSILONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 RADII = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
-CANDIDATES = (1, 2, 4, 8, 16)
-ITERATIONS = (1, 2, 4, 8, 16, 32, 64)
+CANDIDATES = (2, 4, 8, 16)
+ITERATIONS = (1, 4, 16, 64)
 STEPS = (18, 32, 64)
-WINDOWS = ((0.0, 80.0), (0.01, 1.0), (1.0, 80.0), (0.01, 0.2), (0.2, 1.0), (1.0, 5.0), (5.0, 80.0))
+WINDOWS = ((0.0, 80.0), (0.01, 1.0), (1.0, 80.0), (0.2, 5.0), (5.0, 80.0))
 
 
 def continuous(

@@ -31,7 +31,7 @@ from jaxsearch.core.budget import largest
 from jaxsearch.verifiers import brightness
 from jaxsearch.zoo import digits
 
-BUDGETS = (10, 32, 100, 316, 1000, 3162, 10000)
+BUDGETS = (10, 100, 316, 1000, 10000)
 PLAIN = 35  # passes of a plain sample of 18 steps
 SHOWN = (
     *("best-of-N", "epsilon-greedy", "zero-order per step", "beam", "SVDD, best child", "SMC"),
