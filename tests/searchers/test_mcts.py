@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsearch.core.noise import fresh, noise_key
+from jaxsearch.core.noise import fresh, noise_key, take
 from jaxsearch.core.plan import memory
 from jaxsearch.core.replay import replay
 from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.space import noise_space
-from jaxsearch.core.types import Noise
+from jaxsearch.core.types import Evaluation, Noise
 from jaxsearch.core.value import lookahead
 from jaxsearch.searchers import mcts
 from tests import cases, toys
@@ -254,6 +254,87 @@ def test_every_simulation_visits_and_unvisited_children_go_first(leaves):
         assert np.all(np.asarray(after_one.searcher.num_nodes) == 5)
     else:
         assert np.all(np.asarray(children) >= (1 if leaves == 1 else 0))
+
+
+@pytest.mark.parametrize(("commit", "leaves"), [("visits", 2), ("mean", 2), ("visits", 4)])
+def test_rounds_of_several_leaves_are_those_written_out(commit, leaves):
+    """Scores are given beforehand; visits and rewards of every node, round by round.
+
+    Kills: a reward that goes to another leaf; always the same child played; visits under way left
+    out of the count or of the logarithm; the least visited child committed to.
+    """
+    branches, simulations, exploration, depth = 3, 8, 0.4, 5
+    one = mcts(
+        branches=branches,
+        simulations=simulations,
+        leaves=leaves,
+        commit=commit,
+        exploration=exploration,
+    )
+    space = noise_space(problem("flow_sde"), 1)
+    (grow,) = one.stages(space)
+    grow_ask, grow_tell, play_ask, play_tell = map(
+        jax.jit, (grow.ask, grow.tell, grow.then.ask, grow.then.tell)
+    )
+    state = one.init(space, jax.random.key(1))
+    root = Node(None, 0.0, 0, None)
+    nodes, rng = [root], np.random.default_rng(5)
+    for round in range(grow.rounds):
+        under_way = dict.fromkeys(map(id, nodes), 0)
+        found = []
+        for _ in range(leaves):
+            node = root
+            while node.children:
+                mean = node.total / node.visits if node.visits else 0.0
+                above = node.visits + under_way[id(node)]
+                bounds = []
+                for child in node.children:
+                    count = child.visits + under_way[id(child)]
+                    own = child.mean if child.visits else mean
+                    bonus = exploration * math.sqrt(math.log(above) / count) if count else math.inf
+                    bounds.append(own + bonus)
+                node = node.children[int(np.argmax(bounds))]
+            found.append(node)
+            path: Node | None = node
+            while path is not None:
+                under_way[id(path)] += 1
+                path = path.parent
+
+        def answered(proposal):
+            """A score for every candidate."""
+            scores = rng.uniform(size=proposal.parent.step.shape).astype(np.float32)
+            child = proposal.parent._replace(step=proposal.parent.step + proposal.steps)
+            return scores, Evaluation(child, jnp.asarray(scores), jnp.asarray(scores)[:, None])
+
+        key = jax.random.key(100 + round)
+        proposal = grow_ask(key, round, state)
+        scores, evaluation = answered(proposal)
+        state = grow_tell(key, round, state, proposal, evaluation)
+        for place, node in enumerate(found):
+            if node.depth < depth and not node.children:
+                for number in range(branches):
+                    score = float(scores[place * branches + number])
+                    node.children.append(Node(None, score, node.depth + 1, node))
+                nodes += node.children
+        drawn = np.asarray(jax.random.randint(key, (leaves,), 0, branches))
+        played = [
+            node if node.depth == depth else node.children[n]
+            for node, n in zip(found, drawn, strict=True)
+        ]
+        proposal = play_ask(key, round, state)
+        scores, evaluation = answered(proposal)
+        state = play_tell(key, round, state, proposal, evaluation)
+        for node, score in zip(played, scores, strict=True):
+            node.back_up(node.score if node.depth == depth else float(score))
+        if round % (simulations // leaves) == simulations // leaves - 1:
+            by = {"visits": lambda child: child.visits, "mean": lambda child: child.mean}[commit]
+            root = max(root.children, key=by)
+        assert int(state.num_nodes) == len(nodes)
+        assert int(state.root) == nodes.index(root)
+        tree = take(state.tree, slice(len(nodes)))
+        np.testing.assert_array_equal(tree.visits, [node.visits for node in nodes])
+        np.testing.assert_allclose(tree.total, [node.total for node in nodes], atol=1e-5)
+    assert root.depth == depth
 
 
 def test_simulations_under_way_part_ways():
