@@ -34,6 +34,8 @@ def guides() -> list[Verifier]:
 
 def prompts(num: int) -> Prompts:
     """Digits drawn without a label, so that the classifier's reward has room; labels go round."""
+    if num < 11:
+        raise SystemExit(f"num_prompts is {num}: take 11 or more, for two of a label")
     labels = jnp.arange(num, dtype=jnp.int32) % 10
     return Prompts(jnp.arange(num), jnp.full_like(labels, NO_LABEL), {"label": labels})
 
@@ -157,18 +159,18 @@ class Rows:
         self.prompts, self.seeds = prompts, seeds
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         # A row that was being written when the run was killed has no end of line.
-        self.rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        self._there = [json.loads(line) for line in lines if line.endswith("\n")]
+        self.rows: list[dict[str, Any]] = []  # of this run, whatever else the file holds
         self.path.write_text("".join(line for line in lines if line.endswith("\n")))
 
     def get(self, measured: Callable[[], dict[str, Any]], **name: Any) -> dict[str, Any]:
         """The row of that name: measured, unless it is there already."""
         name |= {"prompts": self.prompts.ids.size, "seeds": self.seeds}
-        for row in self.rows:
-            if row.items() >= name.items():
-                return row
-        row = name | measured()
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        row = next((row for row in self._there if row.items() >= name.items()), None)
+        if row is None:
+            row = name | measured()
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         self.rows.append(row)
         return row
 

@@ -6,10 +6,11 @@ Time: about 15 minutes on 2 CPU cores, most of it compiling. Expected:
 experiments/results/equal_passes/table.md.
 
 The budget is what epsilon-greedy spends with the first paper's settings, 2089 passes per prompt;
-each searcher gets the largest size that never exceeds it, whatever the scores (a tree search, whose
-price hangs on them, so spends less), and otherwise its defaults. Searchers of the initial noise are
-shown twice: under the first paper's sampler, whose churn forgets where it started, and without
-churn, where the initial noise decides everything. Model, rewards and prompts are those of
+each searcher gets the largest size that never exceeds it, whatever the scores, and otherwise its
+defaults (tree search and rollover, whose price hangs on the scores, so spend less). Searchers of
+the initial noise are shown twice: under the first paper's sampler, whose churn forgets where it
+started, and without churn, where the initial noise decides everything. Model, rewards and prompts
+are those of
 `paper1_table.py`; `judge` is the classifier that no search sees.
 """
 

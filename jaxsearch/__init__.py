@@ -1,6 +1,7 @@
 """Inference-time search over the noise of diffusion and flow models."""
 
 from jaxsearch.core.aggregate import AGGREGATES, mean_rank, total, weighted, worst
+from jaxsearch.core.budget import largest
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import realise
@@ -37,6 +38,7 @@ from jaxsearch.core.types import (
 )
 from jaxsearch.core.value import VALUES, lookahead, rollout, solver_estimate
 from jaxsearch.searchers import SEARCHERS
+from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
 from jaxsearch.zoo import MODELS
@@ -77,10 +79,12 @@ __all__ = (
     "Value",
     "Verifier",
     "__version__",
+    "early_stop",
     "edm",
     "evaluate",
     "flow",
     "karras",
+    "largest",
     "lookahead",
     "mean_rank",
     "plan",

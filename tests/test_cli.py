@@ -393,6 +393,18 @@ REFUSALS = {
         ["--searcher", "best_of_n", "--budget", "34"],
         "a budget of 34 network passes is too small for best_of_n: with these settings it needs 35",
     ),
+    "threshold of ranks": (
+        [
+            *("--searcher", "best_of_n", "--guide", "classifier", "brightness"),
+            *("--aggregate", "mean_rank", "--threshold", "0.5"),
+        ],
+        "a threshold needs scores that mean the same in every round",
+    ),
+    "negative leaves": (
+        ["--searcher", "mcts", "--searcher.leaves", "-2", "--budget", "5000"],
+        "leaves is -2",
+    ),
+    "half a window": (["--searcher", "beam", "--searcher.window", "[1.0]"], "window"),
     "no gradient": (
         ["--searcher", "gradient", "--guide", "compressibility"],
         "verifier 'compressibility' has no gradient",

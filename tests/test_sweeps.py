@@ -14,6 +14,7 @@ from jaxsearch.searchers import (
     cross_entropy,
     epsilon_greedy,
     evolution,
+    gradient,
     markov_chain,
     mcts,
     smc,
@@ -31,6 +32,10 @@ SWEEPS = {
     "epsilon": (lambda v: epsilon_greedy(candidates=2, iterations=3, epsilon=v), (0.0, 0.5, 1.0)),
     "radius": (lambda v: epsilon_greedy(candidates=2, iterations=3, radius=v), (0.05, 0.2, 2.0)),
     "evolution": (lambda v: evolution(population=3, generations=2, mutation=v), (0.1, 0.5, 1.0)),
+    "gradient": (
+        lambda v: gradient(iterations=2, renormalise=False, regularisation=v),
+        (0.01, 0.1, 1.0),
+    ),
     "markov_chain": (lambda v: markov_chain(iterations=4, strength=v), (0.0, 5.0, 500.0)),
     "markov_step": (lambda v: markov_chain(iterations=4, step=v), (0.05, 0.5, 1.0)),
     "mcts": (lambda v: mcts(branches=2, simulations=6, exploration=v), (0.0, 0.05, 10.0)),

@@ -18,6 +18,7 @@ from jaxsearch.core.types import (
     Array,
     Problem,
     Prompts,
+    Proposal,
     Searcher,
     SearchState,
 )
@@ -71,6 +72,35 @@ def _conclude(
     return tell(prompt_keys(key, prompts), problem, turn, state, proposal, evaluation, spent)
 
 
+def _asked(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    proposal: Proposal,
+    images: np.ndarray,
+    ids: np.ndarray,
+    num_verifiers: int,
+) -> np.ndarray:
+    """The scores [P, K, V] of images [P, K, ...]; those of candidates that rest are not asked for.
+
+    Where all rest nobody is asked, and `num_verifiers` says how many there are.
+    """
+    shape = images.shape[:2]
+    wanted = np.ones(shape, bool) if proposal.steps is None else np.asarray(proposal.steps) > 0
+    number = int(wanted.sum())
+    if not number:
+        return np.full((*shape, num_verifiers), -np.inf, np.float32)
+    owners = np.broadcast_to(ids[:, None], shape)[wanted]
+    found = np.asarray(score(images[wanted], owners), np.float32)
+    if found.shape[:1] != (number,) or found.ndim > 2:
+        raise ValueError(
+            f"score returned the shape {found.shape} for images {images[wanted].shape}: return one "
+            f"number per image, {(number,)}"
+        )
+    found = found.reshape((number, -1))
+    scores = np.full((*shape, found.shape[1]), -np.inf, np.float32)
+    scores[wanted] = found
+    return scores
+
+
 def search_on_host(
     key: Array,
     searcher: Searcher,
@@ -88,7 +118,8 @@ def search_on_host(
     search can be stopped at any round and taken up again. Yields the state after each round.
 
     Args:
-        score: `(images [P,K,h,w,c] float32 in [0,1], prompt ids [P]) -> [P,K]` or `[P,K,V]`.
+        score: `(images [n,h,w,c] float32 in [0,1], prompt ids [n]) -> [n]` or `[n,V]`, of the
+            images that the round wants scored: prompt by prompt, and none of candidates that rest.
             The objective's decoder and aggregate are used; its own verifiers are not asked.
         state: where to go on; None begins.
 
@@ -115,14 +146,7 @@ def search_on_host(
             proposal, child, images, spent = _propose(
                 key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
             )
-            scores = np.asarray(score(np.asarray(images), ids), np.float32)
-            num_candidates = images.shape[1]
-            if scores.shape[:2] != (num_prompts, num_candidates) or scores.ndim > 3:
-                raise ValueError(
-                    f"score returned the shape {scores.shape} for images {images.shape}: "
-                    f"return one number per image, {(num_prompts, num_candidates)}"
-                )
-            scores = scores.reshape((num_prompts, num_candidates, -1))
+            scores = _asked(score, proposal, np.asarray(images), ids, state.scores.shape[1])
             if state.scores.shape[1] != scores.shape[2]:
                 if done:
                     raise ValueError(

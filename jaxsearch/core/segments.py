@@ -35,9 +35,16 @@ def check_segments(every: int, window: Window) -> None:
         ValueError: if `every` is below 1 or the window is no interval of noise levels.
     """
     check_count("every", every)
-    if window is not None and not 0 <= window[0] <= window[1]:
+    if window is None:
+        return
+    try:
+        low, high = window
+        ordered = bool(0 <= low <= high)
+    except (TypeError, ValueError):
+        ordered = False
+    if not ordered:
         raise ValueError(
-            f"window is {tuple(window)}: give the lowest and the highest noise level, 0 or more"
+            f"window is {window}: give the lowest and the highest noise level, 0 or more"
         )
 
 

@@ -45,7 +45,7 @@ def with_budget(config: Config, free: str) -> Config:
 
     def of_size(size: int) -> Component:
         # Leaves of a round divide the simulations.
-        return Component(name, {**given, free: size * given.get("leaves", 1)})
+        return Component(name, {**given, free: size * max(given.get("leaves", 1), 1)})
 
     def make(size: int) -> Searcher:
         return components.build("searcher", name, of_size(size).settings, config.model.name)
@@ -101,6 +101,11 @@ def build(config: Config) -> Built:
     aggregate: Aggregate = part_of("aggregate", config.aggregate)
     with explained(aggregate.name):
         jax.eval_shape(aggregate.combine, jax.ShapeDtypeStruct((1, len(guides)), jnp.float32))
+    if config.threshold is not None and aggregate.relative:
+        raise UserError(
+            f"a threshold needs scores that mean the same in every round, which {aggregate.name} "
+            "does not give: take another aggregate, or no threshold"
+        )
     problem = Problem(
         denoiser=model.denoiser,
         objective=Objective(

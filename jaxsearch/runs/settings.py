@@ -26,8 +26,8 @@ GENERAL = {
         None,
         "most network passes per prompt, backward ones too. It chooses the size of the search "
         "(beam: width; best_of_n, halving, paths: candidates; smc, svdd: particles; mcts: "
-        "simulations; evolution, cross_entropy: generations; others: iterations) unless that is "
-        "given too: then a search that needs more is refused. null: no limit",
+        "simulations; evolution, cross_entropy: generations; rollover: quota; others: iterations) "
+        "unless that is given too: then a search that needs more is refused. null: no limit",
     ),
     "threshold": Setting(
         float | None,

@@ -79,11 +79,12 @@ def cross_entropy(
         generations: at least 1.
         smoothing: how far the law moves to that of the elites, in (0, 1]: 1 forgets the old one.
         subspace: `"random"`: of M Gaussians. `"low_frequency"`: of the M cosine patterns (DCT-II
-            over the axes but the last, for each channel) of lowest frequency; not more of them
+            over the axes but the last, for each channel) of lowest frequency, no more of them
             than a latent has numbers.
 
     Raises:
-        ValueError: if a setting is out of its range.
+        ValueError: if a setting is out of its range; if there are more low-frequency directions
+            than a latent has numbers.
     """
     check_count("directions", directions, 2)
     check_count("population", population)
@@ -98,6 +99,13 @@ def cross_entropy(
     rank = directions if random else 1
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
+        size = math.prod(space.shape)
+        # A price is counted on a latent of one number.
+        if not random and directions > size > 1:
+            raise ValueError(
+                f"directions is {directions}, but a latent of {space.shape} has only {size} "
+                "numbers: take fewer directions"
+            )
         candidates = fold_in_each(key, jnp.arange(directions))
         keys = jax.vmap(lambda candidate: noise_key(space, candidate, 0))(candidates)
         steps = take(fresh_trajectory(space, candidates[0]), slice(1, None))

@@ -87,7 +87,8 @@ def gradient(
     check_count("candidates", candidates)
     check_count("iterations", iterations, 0)
     check_range("regularisation", regularisation, 0.0)
-    if renormalise and regularisation > 0:
+    regularised = isinstance(regularisation, jax.core.Tracer) or regularisation > 0
+    if renormalise and regularised:
         raise ValueError(
             f"regularisation is {regularisation}, but renormalise holds the norm that it is about: "
             "turn one of them off"
@@ -111,7 +112,7 @@ def gradient(
 
     def step(slopes: Array, optimizer_state: PyTree, noises: Array) -> tuple[Array, PyTree]:
         """Where a step leads [L, *E] from the noises of a candidate with these slopes."""
-        if regularisation > 0:
+        if regularised:
             slopes = slopes + regularisation * jax.vmap(norm_slope)(noises)
         with _rules_of_optax():
             updates, after = transformation.update(-slopes, optimizer_state, noises)  # goes down

@@ -96,6 +96,9 @@ def test_first_branches_are_the_plain_trajectories():
         (0, None, "every is 0"),
         (1, (2.0, 1.0), r"window is \(2.0, 1.0\)"),
         (1, (-1.0, 1.0), "window is"),
+        (1, (1.0,), r"window is \(1.0,\)"),
+        (1, 5.0, "window is 5.0"),
+        (1, (1.0, 2.0, 3.0), "window is"),
         (1, (float("nan"), 1.0), "window is"),
     ],
 )

@@ -14,6 +14,8 @@ from jaxsearch.runs.build import build, with_budget
 from jaxsearch.runs.components import catalogue, factory_of, registry, settings_of
 from jaxsearch.runs.config import Config, overlay
 from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.settings import GENERAL
+from jaxsearch.searchers import FREE_SIZE, SEARCHERS
 
 
 def config_of(*argv: str) -> Config:
@@ -173,3 +175,15 @@ def test_a_threshold_makes_prompts_rest() -> None:
     assert build(config).searcher.adaptive
     with pytest.raises(UserError, match="threshold is nan"):
         build(dataclasses.replace(config, threshold=math.nan))
+
+
+def test_the_help_of_a_budget_names_every_free_size():
+    """Kills: a searcher whose size the help does not tell, or tells wrongly."""
+    *listed, others = GENERAL["budget"].help.split("(")[1].split(")")[0].split("; ")
+    said = {
+        name: size
+        for names, size in (entry.split(": ") for entry in listed)
+        for name in names.split(", ")
+    }
+    assert others == "others: iterations"
+    assert {name: said.get(name, "iterations") for name in SEARCHERS} == FREE_SIZE

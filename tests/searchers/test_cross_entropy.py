@@ -214,6 +214,13 @@ def test_smoothing_may_be_traced():
     assert not np.allclose(*together)
 
 
+def test_more_patterns_than_numbers_are_refused():
+    """Kills: patterns of zeros, among which the law would search."""
+    one = cross_entropy(directions=17, subspace="low_frequency")
+    with pytest.raises(ValueError, match=r"directions is 17, but a latent of \(4, 4, 1\) has only"):
+        setup(one)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
