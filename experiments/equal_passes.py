@@ -2,7 +2,7 @@
 
     python -m experiments.equal_passes experiments/results/equal_passes
 
-Time: about 15 minutes on 2 CPU cores, most of it compiling. Expected:
+Time: about 20 minutes on 2 CPU cores, most of it compiling. Expected:
 experiments/results/equal_passes/table.md.
 
 The budget is what epsilon-greedy spends with the first paper's settings, 2089 passes per prompt;

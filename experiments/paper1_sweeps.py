@@ -2,7 +2,7 @@
 
     python -m experiments.paper1_sweeps experiments/results/paper1_sweeps
 
-Time: about 25 minutes on 2 CPU cores. Expected: experiments/results/paper1_sweeps/table.md.
+Time: about 40 minutes on 2 CPU cores. Expected: experiments/results/paper1_sweeps/table.md.
 
 Ramesh & Mardani 2025, section 5 and appendix: the share of global draws epsilon, the radius lambda
 of local moves, candidates N, iterations K, solver steps T, iterations in windows of noise levels

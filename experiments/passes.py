@@ -2,7 +2,7 @@
 
     python -m experiments.passes experiments/results/passes
 
-Time: about 40 minutes on 2 CPU cores, most of it compiling. Expected:
+Time: about an hour on 2 CPU cores, most of it compiling. Expected:
 experiments/results/passes/{table.md,curves.png}.
 
 At each budget a searcher gets the largest size that never exceeds it, and otherwise its defaults
