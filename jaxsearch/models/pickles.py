@@ -183,6 +183,12 @@ class _DataType:
             raise _RefusedError(f"byte order {state[1]!r} is not little-endian")
 
 
+class _StorageType(NamedTuple):
+    """The type of a storage's numbers. A pickle that names it cannot change it."""
+
+    dtype: np.dtype
+
+
 class _Storage:
     """The numbers of one or more tensors; in the legacy format they follow after the pickle."""
 
@@ -256,7 +262,7 @@ _TENSORS: dict[str, Any] = {
     "collections.OrderedDict": _Dictionary,
     "torch._utils._rebuild_parameter": _Constructor(_parameter),
     "torch._utils._rebuild_tensor_v2": _Constructor(_tensor),
-    **{f"torch.{name}": dtype for name, dtype in _DATA_TYPES.items()},
+    **{f"torch.{name}": _StorageType(dtype) for name, dtype in _DATA_TYPES.items()},
 }
 _NETWORKS: dict[str, Any] = {
     **_TENSORS,
@@ -300,11 +306,11 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         if self._storage is None or not isinstance(pid, tuple) or pid[0] != "storage":
             raise _RefusedError(f"it refers to {pid!r} outside itself")
-        _, dtype, key, _, count, *view = pid
-        known = isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int
+        _, kind, key, _, count, *view = pid
+        known = isinstance(kind, _StorageType) and isinstance(key, str) and type(count) is int
         if not known or count < 0 or view not in ([], [None]):
             raise _RefusedError(f"a storage of unknown form: {pid!r}")
-        return self._storage(dtype, key, count)
+        return self._storage(kind.dtype, key, count)
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -334,7 +340,10 @@ def _read_legacy(file: BinaryIO) -> Any:
     storages: dict[str, _Storage] = {}
 
     def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
-        return storages.setdefault(key, _Storage(dtype, count))
+        made = storages.setdefault(key, _Storage(dtype, count))
+        if (made.dtype, made.count) != (dtype, count):
+            raise _RefusedError(f"storage {key} is of {made.dtype} and of {dtype}")
+        return made
 
     if _Reader(file, {}).load() != _LEGACY_MAGIC or _Reader(file, {}).load() != _LEGACY_PROTOCOL:
         raise _RefusedError("it is no file of weights that PyTorch wrote")
