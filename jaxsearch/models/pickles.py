@@ -351,9 +351,10 @@ def _read_legacy(file: BinaryIO) -> Any:
     content = _Reader(file, _TENSORS, storage).load()
     for key in _Reader(file, {}).load():
         held = storages[key]
-        count, size = int.from_bytes(file.read(8), "little"), held.count * held.dtype.itemsize
+        # Eight bytes of a count, also before a storage of none.
+        count, size = file.read(8), held.count * held.dtype.itemsize
         held.data = file.read(size)
-        if count != held.count or len(held.data) != size:
+        if count != held.count.to_bytes(8, "little") or len(held.data) != size:
             raise _RefusedError("it is truncated: a storage has too few numbers")
     return content
 
