@@ -86,20 +86,22 @@ def measure(searcher: Searcher, problem: Problem, prompts: Prompts, seeds: int) 
     results = [jax.block_until_ready(program(key, problem, prompts)) for key in keys]
     seconds = time.perf_counter() - begin
     images = [problem.objective.decoder(result.particle.x) for result in results]
-    judge, labels = digits.judge(), prompts.context["label"]
-    judged = [
-        [judge(one, {"label": jnp.full_like(labels, label)}) for one in images]
-        for label in range(10)
-    ]
+    judge, labels = digits.judge(), np.asarray(prompts.context["label"])
+    judged = np.asarray(  # [labels, seeds, P]
+        [
+            [judge(one, {"label": jnp.full_like(labels, label)}) for one in images]
+            for label in range(10)
+        ]
+    )
 
     def spent(field: str) -> int:
         return round(float(np.mean([getattr(result.cost, field) for result in results])))
 
     return Found(
         scores=np.concatenate([result.score for result in results]).tolist(),
-        judge=np.concatenate([judge(one, prompts.context) for one in images]).tolist(),
+        judge=judged[labels, :, np.arange(len(labels))].T.ravel().tolist(),
         certain=np.max(judged, axis=0).ravel().tolist(),
-        diversity=float(np.mean([diversity(one, np.asarray(labels)) for one in images])),
+        diversity=float(np.mean([diversity(one, labels) for one in images])),
         passes=spent("network_passes") + spent("backward_passes"),
         solver_steps=spent("solver_steps"),
         verifier_calls=spent("verifier_calls"),
@@ -157,11 +159,12 @@ class Rows:
         output.mkdir(parents=True, exist_ok=True)
         self.path = output / "rows.jsonl"
         self.prompts, self.seeds = prompts, seeds
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        there = self.path.read_text() if self.path.exists() else ""
         # A row that was being written when the run was killed has no end of line.
-        self._there = [json.loads(line) for line in lines if line.endswith("\n")]
+        there = there[: there.rfind("\n") + 1]
+        self.path.write_text(there)
+        self._there = [json.loads(line) for line in there.splitlines()]
         self.rows: list[dict[str, Any]] = []  # of this run, whatever else the file holds
-        self.path.write_text("".join(line for line in lines if line.endswith("\n")))
 
     def get(self, measured: Callable[[], dict[str, Any]], **name: Any) -> dict[str, Any]:
         """The row of that name: measured, unless it is there already."""

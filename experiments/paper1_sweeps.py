@@ -60,15 +60,15 @@ def k_bar(problem: Problem, prompts: Prompts, seeds: int) -> list[tuple[float, f
     """
     iterations, searcher = 20, epsilon_greedy(iterations=20)
     active = [step for step, takes in enumerate(problem.solver.active) if takes]
+    left = iter(active)
     rounds: list[tuple[int, int] | None] = []  # the step and the iteration, where it searches
     for stage in plan(searcher, problem, prompts).stages:
         if stage.candidates == 1:
             rounds.append(None)
         else:
-            first = len(set(filter(None, rounds))) // iterations
-            rounds += [
-                (active[first + r // iterations], r % iterations + 1) for r in range(stage.rounds)
-            ]
+            for _ in range(stage.rounds // iterations):
+                step = next(left)
+                rounds += [(step, iteration) for iteration in range(1, iterations + 1)]
     won: dict[int, list[int]] = {step: [] for step in active}
     for seed in range(seeds):
         states = search_in_chunks(

@@ -52,8 +52,9 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 1) -> None:
     """
     rows, console = common.Rows(output, common.prompts(num_prompts), seeds), Console(width=160)
     for name in SHOWN:
+        method = METHODS[name]
         for budget in BUDGETS:
-            method, num_steps = METHODS[name], 5 if budget < PLAIN else 18
+            num_steps = 5 if budget < PLAIN else 18
             guides = (digits.classifier(), brightness())
             problems = [method.problem(guide, num_steps) for guide in guides]
             try:

@@ -34,7 +34,7 @@ import jaxsearch
 from experiments import common
 from jaxsearch.core.plan import plan
 from jaxsearch.core.search import search
-from jaxsearch.core.types import Array, Problem, Prompts, Searcher, Verifier
+from jaxsearch.core.types import Array, Problem, Prompts, Searcher
 from jaxsearch.core.value import lookahead, solver_estimate
 from jaxsearch.searchers import (
     beam,
@@ -51,8 +51,6 @@ from jaxsearch.searchers import (
     svdd,
     zero_order,
 )
-from jaxsearch.verifiers import brightness, compressibility
-from jaxsearch.zoo import digits
 
 SEARCHERS: dict[str, Searcher] = {
     "best_of_n(candidates=16)": best_of_n(candidates=16),
@@ -69,14 +67,7 @@ SEARCHERS: dict[str, Searcher] = {
     "markov_chain(injected=True)": markov_chain(injected=True),
     "cross_entropy()": cross_entropy(),
 }
-CHEAPER_GUIDES = 3  # the first so many searchers are measured under every guide, the rest under one
-
-
-GUIDES: dict[str, Callable[[], Verifier]] = {
-    "classifier": digits.classifier,
-    "brightness": brightness,
-    "compressibility": compressibility,
-}
+EVERY_GUIDE = 3  # the first so many searchers are measured under every guide, the rest under one
 
 
 class Calls(Counter[tuple[str, int]]):
@@ -170,6 +161,7 @@ def main(
         guides: which verifiers to guide by, one after another.
     """
     prompts = common.prompts(num_prompts)
+    verifiers = {verifier.name: verifier for verifier in common.guides()}
     table = Table(
         title=f"{num_prompts} prompts, T = 18, {jax.devices()[0].device_kind} "
         f"({jax.device_count()} device), {platform.machine()}, jax {jax.__version__}, "
@@ -188,10 +180,10 @@ def main(
         table.add_column(column, justify="left" if column in ("searcher", "guide") else "right")
     key = jax.random.key(0)
     for number, (name, searcher) in enumerate(SEARCHERS.items()):
-        for guide in guides if number < CHEAPER_GUIDES else guides[:1]:
-            # Paths cannot be told apart by an estimate older than their noise.
+        for guide in guides if number < EVERY_GUIDE else guides[:1]:
+            # As in experiments/equal_passes.py.
             value = lookahead() if searcher.name in ("paths", "halving") else solver_estimate()
-            problem, called = common.problem(GUIDES[guide](), value=value), Calls()
+            problem, called = common.problem(verifiers[guide], value=value), Calls()
             called.of(searcher, problem, prompts)
             calls = {size: jnp.asarray(rounds) for size, rounds in called.rounds.items()}
             run_bare = bare_program(num_prompts)

@@ -11,6 +11,11 @@ MOST = 10**6
 """The largest count of anything: more is a slip of the keyboard, and what is counted is int32."""
 
 
+def is_traced(value: object) -> bool:
+    """Whether a setting is being swept in one program, so that its value cannot be looked at."""
+    return isinstance(value, jax.core.Tracer)
+
+
 def check_range(
     name: str,
     value: float | jax.Array,
@@ -28,7 +33,7 @@ def check_range(
     Raises:
         ValueError: if the value is outside, or is no number.
     """
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     open_low, open_high = open_low or low == -math.inf, open_high or high == math.inf
     above = value > low if open_low else value >= low

@@ -88,11 +88,11 @@ def _asked(
     number = int(wanted.sum())
     if not number:
         return np.full((*shape, num_verifiers), -np.inf, np.float32)
-    owners = np.broadcast_to(ids[:, None], shape)[wanted]
-    found = np.asarray(score(images[wanted], owners), np.float32)
+    asked, owners = images[wanted], np.broadcast_to(ids[:, None], shape)[wanted]
+    found = np.asarray(score(asked, owners), np.float32)
     if found.shape[:1] != (number,) or found.ndim > 2:
         raise ValueError(
-            f"score returned the shape {found.shape} for images {images[wanted].shape}: return one "
+            f"score returned the shape {found.shape} for images {asked.shape}: return one "
             f"number per image, {(number,)}"
         )
     found = found.reshape((number, -1))

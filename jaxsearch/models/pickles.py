@@ -7,14 +7,15 @@ code that a file carries along is dropped unread.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import pickle
 import re
+import types
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
@@ -62,7 +63,7 @@ def read_network(path: str | os.PathLike[str], *, name: str = "ema") -> PickledN
         ValueError: if the file cannot be read, asks for anything but tensors and plain containers,
             or holds no such network. The message names file and cause.
     """
-    with _Naming(path), open(path, "rb") as file:
+    with _naming(path), open(path, "rb") as file:
         network = _entry(_Reader(file, _NETWORKS).load(), name)
         if not isinstance(network, _Persistent):
             raise _RefusedError(f"its entry {name!r} is no network")
@@ -87,7 +88,7 @@ def read_state_dict(path: str | os.PathLike[str], *, name: str | None = None) ->
         ValueError: if the file cannot be read, asks for anything but tensors and plain containers,
             or holds something else than tensors. The message names file and cause.
     """
-    with _Naming(path), open(path, "rb") as file:
+    with _naming(path), open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
         file.seek(0)
         content = _read_zip(file) if is_zip else _read_legacy(file)
@@ -102,23 +103,17 @@ def read_state_dict(path: str | os.PathLike[str], *, name: str | None = None) ->
 
 
 class _RefusedError(Exception):
-    """What the file asks for, or lacks; `_Naming` says which file."""
+    """What the file asks for, or lacks; `_naming` says which file."""
 
 
-class _Naming:
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns whatever goes wrong over a file into one `ValueError` that names it."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        del kind, trace
-        # A malformed pickle can end in nearly any exception of the unpickler.
-        if isinstance(error, Exception):
-            cause = str(error) or type(error).__name__
-            raise ValueError(f"cannot read {self.path} as weights: {cause}") from error
+    try:
+        yield
+    except Exception as error:  # a malformed pickle can end in nearly any of the unpickler's
+        cause = str(error) or type(error).__name__
+        raise ValueError(f"cannot read {path} as weights: {cause}") from error
 
 
 class _Constructor:
@@ -149,18 +144,12 @@ class _Dictionary(dict):
 class _Container:
     """A container of modules, which is pickled as PyTorch's own class: its attributes."""
 
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
-
-    def __new__(cls) -> _Container:
-        made = super().__new__(cls)
-        made.state = {}
-        return made
+    state: Mapping[str, Any] = types.MappingProxyType({})
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
             raise _RefusedError("a module has no attributes")
-        object.__setattr__(self, "state", state)
+        self.state = state
 
 
 class _Persistent(_Container):

@@ -112,29 +112,28 @@ def cross_entropy(
         plain = (jnp.arange(directions) == 0).astype(jnp.float32)
         if not random:
             steps = steps._replace(free=jnp.zeros((space.num_steps, *space.shape)))
-            patterns = jnp.asarray(cosines(space.shape, directions))
-            plain = patterns @ draw(keys[0], space.shape).ravel() / math.sqrt(directions)
+            noise = draw(keys[0], space.shape).ravel()
+            plain = jnp.asarray(cosines(space.shape, directions)) @ noise / math.sqrt(directions)
         # The standard deviation of a coefficient that is uniform on the sphere.
         uniform = jnp.full((directions,), 1 / math.sqrt(directions))
         return State(keys, plain, steps, jnp.zeros((directions,)), uniform)
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
+        patterns = None if random else jnp.asarray(cosines(space.shape, directions))
+
         def noises(state: State, coefs: Array) -> Noise:
             """The recipes [K, ...] of points [K, M] of the subspace."""
-            if random:
+            if patterns is None:
                 return Noise(repeat(state.keys, population), coefs)
-            patterns = jnp.asarray(cosines(space.shape, directions))
             shift = math.sqrt(directions) * (coefs - state.plain[None]) @ patterns
             noise = fresh(repeat(state.keys[0], population), 1)
             return noise._replace(free=shift.reshape((population, *space.shape)))
 
         def coefficients(state: State, noise: Noise) -> Array:
             """The points [n, M] that recipes [n, ...] stand for."""
-            if noise.free is None:
+            if patterns is None or noise.free is None:
                 return noise.coefs
-            shift = (
-                noise.free.reshape((noise.free.shape[0], -1)) @ cosines(space.shape, directions).T
-            )
+            shift = noise.free.reshape((noise.free.shape[0], -1)) @ patterns.T
             return state.plain[None] + shift / math.sqrt(directions)
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:

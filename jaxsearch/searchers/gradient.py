@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsearch.core.checks import check_count, check_range
+from jaxsearch.core.checks import check_count, check_range, is_traced
 from jaxsearch.core.noise import fold_in_each, fresh_trajectory, realise, select, take
 from jaxsearch.core.types import (
     Array,
@@ -87,7 +87,7 @@ def gradient(
     check_count("candidates", candidates)
     check_count("iterations", iterations, 0)
     check_range("regularisation", regularisation, 0.0)
-    regularised = isinstance(regularisation, jax.core.Tracer) or regularisation > 0
+    regularised = is_traced(regularisation) or regularisation > 0
     if renormalise and regularised:
         raise ValueError(
             f"regularisation is {regularisation}, but renormalise holds the norm that it is about: "

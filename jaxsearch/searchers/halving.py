@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import jax
-import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import first_candidates, fresh_branches, take
@@ -59,6 +58,7 @@ def halving(*, candidates: int = 16, keep: float = 0.5, rungs: int = 3) -> Searc
         alive = candidates
         for _ in range(rung):
             alive = math.ceil(keep * alive)
+        going_on = math.ceil(keep * alive)
 
         def ask_fn(key: Array, round: Array, state: tuple[Array, Particle]) -> Proposal:
             del key, round  # noises hang on the candidates' own keys
@@ -73,9 +73,9 @@ def halving(*, candidates: int = 16, keep: float = 0.5, rungs: int = 3) -> Searc
             evaluation: Evaluation,
         ) -> tuple[Array, Particle]:
             del key, round, proposal
-            order = jnp.argsort(-evaluation.score)  # stable: the first of equals
-            alive_now = (take(state[0], order), take(evaluation.child, order))
-            return jax.tree.map(lambda old, new: old.at[:alive].set(new), state, alive_now)
+            _, best = jax.lax.top_k(evaluation.score, going_on)  # the first of equals
+            chosen = (take(state[0], best), take(evaluation.child, best))
+            return jax.tree.map(lambda old, new: old.at[:going_on].set(new), state, chosen)
 
         return Stage(1, ask_fn, tell_fn, finishes=end == space.num_steps)
 

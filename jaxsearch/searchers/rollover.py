@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.noise import first_candidates, fresh_branches, repeat, select, take
-from jaxsearch.core.segments import Window, check_segments, segments
+from jaxsearch.core.segments import Segment, Window, check_segments, segments
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -65,28 +65,30 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
         keys, particles = first_candidates(space, key, 1)
         particle = take(particles, 0)
         zero = jnp.int32(0)
-        left = jnp.int32(quotas(space)[0])
+        left = jnp.int32(quotas(divide(space))[0])
         nothing = jnp.float32(-jnp.inf)
         return State(keys, particle, jnp.float32(jnp.inf), particle, nothing, zero, zero, left)
 
-    def quotas(space: NoiseSpace) -> list[int]:
+    def divide(space: NoiseSpace) -> tuple[Segment, ...]:
+        return segments(space, every=every, window=window, what="rollover")
+
+    def quotas(divided: tuple[Segment, ...]) -> list[int]:
         """By segment."""
-        divided = segments(space, every=every, window=window, what="rollover")
         return [quota if segment.searched else 1 for segment in divided]
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
-        divided = segments(space, every=every, window=window, what="rollover")
-        num = len(divided)
-        begins = jnp.asarray([segment.begin for segment in divided])
-        # At the end of all segments a particle rests.
+        divided = divide(space)
+        num, tries = len(divided), quotas(divided)
+        # After the last segment a particle rests at the end of all.
+        begins = jnp.asarray([*(segment.begin for segment in divided), space.num_steps])
         lengths = jnp.asarray([*(segment.num_steps for segment in divided), 0])
-        searched = jnp.asarray([segment.searched for segment in divided])
-        added = jnp.asarray([*quotas(space), 0])
+        searched = jnp.asarray([*(segment.searched for segment in divided), False])
+        added = jnp.asarray([*tries, 0])
         longest = max(segment.num_steps for segment in divided)
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             del key, round  # noises hang on the candidate's key
-            begin = begins[jnp.minimum(state.segment, num - 1)]
+            begin = begins[state.segment]
             noise = fresh_branches(space, state.keys, begin, longest, first_draw=state.tried)
             return Proposal(repeat(state.particle, 1), noise, steps=lengths[state.segment][None])
 
@@ -95,17 +97,16 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
         ) -> State:
             del key, round, proposal
             child, score = take((evaluation.child, evaluation.score), 0)
-            chooses = searched[jnp.minimum(state.segment, num - 1)]
+            chooses = searched[state.segment]
             beats = (score > state.best_score) | (state.tried == 0)
             best, best_score = select(beats, (child, score), (state.best, state.best_score))
             left = state.left - 1
             again = state._replace(
                 best=best, best_score=best_score, tried=state.tried + 1, left=left
             )
-            after = state._replace(
+            after = again._replace(
                 particle=best,
                 score=jnp.where(chooses, best_score, state.score),
-                best=best,
                 best_score=jnp.float32(-jnp.inf),
                 segment=state.segment + 1,
                 tried=jnp.int32(0),
@@ -118,8 +119,8 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
             """Whatever can roll over is spent on the dearest segment."""
             prices = [sum(calls[segment.begin : segment.end]) for segment in divided]
             dearest = max(p for p, one in zip(prices, divided, strict=True) if one.searched)
-            return sum(prices) + (sum(quotas(space)) - num) * dearest
+            return sum(prices) + (sum(tries) - num) * dearest
 
-        return (Stage(sum(quotas(space)), ask_fn, tell_fn, most_calls=most_calls),)
+        return (Stage(sum(tries), ask_fn, tell_fn, most_calls=most_calls),)
 
     return Searcher("rollover", init_fn, stages_fn, compares_rounds=True, adaptive=True)
