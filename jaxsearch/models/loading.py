@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +68,9 @@ def load_safetensors(
         ValueError: if the file cannot be read, if it lacks a key, has one too many, or holds a
             tensor of another shape. The message names file and keys.
     """
-    wanted = parameters(module)
-    expected, found = _flatten(wanted), _read(path)
-    missing = [key for key in expected if key not in found]
-    spare = [key for key in found if key not in expected]
-    shapes = [
-        f"{key} {found[key].shape} instead of {tuple(leaf.shape)}"
-        for key, leaf in expected.items()
-        if key in found and found[key].shape != tuple(leaf.shape)
-    ]
-    problems = [
-        f"{what}: {_listed(names)}"
-        for what, names in (("missing", missing), ("unknown", spare), ("mis-shaped", shapes))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"{path} does not hold the weights of {type(module).__name__}; " + "; ".join(problems)
-        )
+    wanted, found = parameters(module), read_safetensors(path)
+    shapes = {key: tuple(leaf.shape) for key, leaf in _flatten(wanted).items()}
+    check_fit(shapes, {key: leaf.shape for key, leaf in found.items()}, module, path)
 
     def take(key_path: tuple, leaf: Any) -> Array:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -125,11 +110,44 @@ def save_safetensors(
         raise
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by key.
+
+    Raises:
+        ValueError: if it cannot be read. The message names it.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"cannot read weights from {path}: {error}") from error
+
+
+def check_fit(
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    module: nnx.Module,
+    source: str | os.PathLike[str],
+) -> None:
+    """Refuses the keys and shapes that a source has, unless they are those that a module wants.
+
+    Raises:
+        ValueError: naming the source, and the keys that are missing, unknown or mis-shaped.
+    """
+    shapes = [
+        f"{key} {found[key]} instead of {shape}"
+        for key, shape in wanted.items()
+        if key in found and found[key] != shape
+    ]
+    differences = {
+        "missing": [key for key in wanted if key not in found],
+        "unknown": [key for key in found if key not in wanted],
+        "mis-shaped": shapes,
+    }
+    problems = [f"{what}: {_listed(keys)}" for what, keys in differences.items() if keys]
+    if problems:
+        raise ValueError(
+            f"{source} does not hold the weights of {type(module).__name__}; " + "; ".join(problems)
+        )
 
 
 def _dotted(key_path: tuple) -> str:

@@ -1,0 +1,44 @@
+"""Blocks of one structure run by one loop: compile time does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxsearch.core.types import Array
+
+
+class Stacked(nnx.Module):
+    """`num` blocks after each other, each with weights of its own on a first axis of `block`'s.
+
+    In a checkpoint they are a list: block `i` of `blocks` has the keys `blocks.{i}.`.
+
+    Args:
+        build: makes one block, `(rngs) -> (x, *inputs) -> x`.
+        num: how many, at least 1.
+        remat: whether a gradient computes each block again instead of keeping what is inside it.
+        rngs: of all weights.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[nnx.Rngs], nnx.Module],
+        num: int,
+        *,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num, self.remat = num, remat
+        self.block = nnx.split_rngs(splits=num)(nnx.vmap(build))(rngs)
+
+    def __call__(self, x: Array, *inputs: Any) -> Array:
+        """`x` through all blocks; each gets the same further inputs."""
+        graph, weights = nnx.split(self.block)
+
+        def body(x: Array, weights: Any) -> tuple[Array, None]:
+            return nnx.merge(graph, weights)(x, *inputs), None
+
+        return jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, weights)[0]
