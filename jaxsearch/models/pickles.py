@@ -23,6 +23,7 @@ import numpy as np
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_ZIP = b"PK\x03\x04"
 _DATA_TYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -74,6 +75,22 @@ def read_network(path: str | os.PathLike[str], *, name: str = "ema") -> PickledN
         )
 
 
+def is_state_dict(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one that PyTorch saved, in its zip format or in the one before.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    with _naming(path), open(path, "rb") as file:
+        if file.read(4) == _ZIP:
+            return True
+        file.seek(0)
+        try:
+            return bool(_Reader(file, {}).load() == _LEGACY_MAGIC)
+        except Exception:  # whatever is wrong with it is said by whoever reads it
+            return False
+
+
 def read_state_dict(path: str | os.PathLike[str], *, name: str | None = None) -> dict:
     """Reads a `.pt` or `.pth` of weights only, in PyTorch's zip format or in the one before.
 
@@ -89,7 +106,7 @@ def read_state_dict(path: str | os.PathLike[str], *, name: str | None = None) ->
             or holds something else than tensors. The message names file and cause.
     """
     with _naming(path), open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
+        is_zip = file.read(4) == _ZIP
         file.seek(0)
         content = _read_zip(file) if is_zip else _read_legacy(file)
         weights = content if name is None else _entry(content, name)

@@ -49,16 +49,14 @@ def load_state_dict(
     tensors: Mapping[str, np.ndarray],
     *,
     source: str | os.PathLike[str],
-    dtype: Any = jnp.float32,
 ) -> PyTree:
     """Takes the parameters of a module from a state dict that must match it exactly.
 
     Args:
-        module: says which keys and shapes there must be; abstract (`nnx.eval_shape`) or real. It is
-            not changed.
+        module: says which keys and shapes there must be, and which type each tensor becomes;
+            abstract (`nnx.eval_shape`) or real. It is not changed.
         tensors: key -> array in PyTorch's layout. A 1x1 convolution may stand for a linear layer.
         source: where they are from, for messages.
-        dtype: what floating tensors become. Tensors of integers keep the type of the module's.
 
     Returns:
         Parameters for `nnx.merge`: arrays on the default device.
@@ -79,9 +77,7 @@ def load_state_dict(
         parts = [found[key] for key in place.keys]
         if place.axes is not None:
             parts = [part.transpose(place.axes) for part in parts]
-        whole = np.stack(parts) if place.stacked else parts[0]
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(whole, dtype if floating else leaf.dtype)
+        return jnp.asarray(np.stack(parts) if place.stacked else parts[0], leaf.dtype)
 
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():

@@ -1,0 +1,17 @@
+"""Attention, as every network here calls it."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxsearch.core.types import Array
+
+
+def attention(query: Array, key: Array, value: Array) -> Array:
+    """Softmax attention of heads [n, length, heads, channels], with flash kernels where there are.
+
+    Scaled by `1 / sqrt(channels)` (Vaswani et al. 2017, equation 1); the softmax is in float32.
+    """
+    # JAX's own function promotes bfloat16 inside.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(query, key, value)
