@@ -17,6 +17,7 @@ Search over the noise of diffusion and flow models, at inference time.
   search    search a model's noise; leaves a run folder with pictures, scores and recipes
   replay    make the pictures of a run again from its noise recipes, and compare them
   plan      say what a search would cost, without running it
+  convert   read a published checkpoint, without running it, into a folder for --model
   list      searchers, verifiers, models, solvers and schedules, one line each
 
 jaxsearch COMMAND --help says more. Try: jaxsearch search
@@ -77,6 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
         "search": _search,
         "replay": _replay,
         "plan": _plan,
+        "convert": _convert,
         "list": _list,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -111,7 +113,8 @@ def _search(arguments: list[str]) -> int:
 
     console = Console(stderr=True, soft_wrap=True, markup=False)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    named = Path(execution.output or f"runs/{config.model.name}-{config.searcher.name}-{stamp}")
+    model = Path(config.model.name).name
+    named = Path(execution.output or f"runs/{model}-{config.searcher.name}-{stamp}")
     path = request.resume or named
     carry_out = new_run if request.resume is None else resume_run
     if request.free is not None:
@@ -162,6 +165,14 @@ def _replay(arguments: list[str]) -> int:
     for line in comparison.differences:
         print(line)
     return 1 if comparison.differences else 0
+
+
+def _convert(arguments: list[str]) -> int:
+    from jaxsearch.runs.converting import convert, parse_convert
+
+    request = parse_convert(arguments)
+    print(convert(request))
+    return 0
 
 
 def _list(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,9 @@ from jaxsearch.models.state_dict import load_state_dict
 
 FAMILY = "edm"
 """What the entry `family` of a folder's config says."""
+
+LABELS = "labels.txt"
+"""In a folder, if it is there: the names of the classes, one a line."""
 
 _NETWORKS: dict[str, tuple[Any, Callable[..., Callable[[nnx.Rngs], nnx.Module]]]] = {
     "adm": (adm.AdmConfig, adm.build),
@@ -237,21 +240,37 @@ def _config_of(network: PickledNetwork, path: str | os.PathLike[str]) -> EdmConf
 
 
 def write_folder(
-    folder: str | os.PathLike[str], config: EdmConfig, tensors: Mapping[str, np.ndarray]
+    folder: str | os.PathLike[str],
+    config: EdmConfig,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    source: str | os.PathLike[str] = "the checkpoint",
+    labels: Sequence[str] = (),
 ) -> None:
-    """Writes `config.json` and `model.safetensors` into a folder, after checking that they fit.
+    """Writes a checkpoint into a folder, after checking that it is what the config says.
+
+    Args:
+        folder: new or empty.
+        config: goes into `config.json`.
+        tensors: go into `model.safetensors`.
+        source: where the tensors are from, for messages.
+        labels: names of the classes, for `labels.txt`; none, or as many as there are classes.
 
     Raises:
-        ValueError: if the tensors are not those of the config's network, or the folder is not
-            empty.
+        ValueError: if the tensors are not those of the config's network, there are too many or too
+            few labels, or the folder is not empty.
     """
     folder = Path(folder)
-    load_state_dict(_abstract(config, "float32"), tensors, source="the checkpoint")
+    if labels and len(labels) != config.num_classes:
+        raise ValueError(f"there are {len(labels)} labels for {config.num_classes} classes")
+    load_state_dict(_abstract(config, "float32"), tensors, source=source)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: take a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     whole = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
     save_file(whole, folder / "model.safetensors")
+    if labels:
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in labels))
     # Last, so that a folder with a config is complete.
     (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
 

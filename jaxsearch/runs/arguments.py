@@ -43,14 +43,17 @@ class Request(NamedTuple):
     free: str | None = None  # the searcher's setting that the budget is to choose
 
 
-class _NameParser(argparse.ArgumentParser):
+class NameParser(argparse.ArgumentParser):
+    """A parser whose complaints are the user's to read, in one line."""
+
     def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print beside the usage."""
         raise UserError(message)
 
 
 def _split_names(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The names of parts, verifiers and prompts on a command line, and the rest of it."""
-    parser = _NameParser(add_help=False, allow_abbrev=False)
+    parser = NameParser(add_help=False, allow_abbrev=False)
     for kind in KINDS:
         parser.add_argument(f"--{kind}", f"--{kind}.name", dest=kind)
     for choice, (nargs, _) in CHOICES.items():
@@ -142,7 +145,7 @@ def parse_replay(argv: Sequence[str]) -> ReplayRequest:
         UserError: if they make no sense.
         SystemExit: after `--help`.
     """
-    parser = _NameParser(
+    parser = NameParser(
         prog="jaxsearch replay",
         description="Make the pictures of a run again from its noise recipes alone, and compare "
         "them with those on disk. Exit status 0: all are identical; 1: some are not.",

@@ -18,7 +18,7 @@ import docstring_parser
 from jaxsearch.core.aggregate import AGGREGATES
 from jaxsearch.core.process import SCHEDULES
 from jaxsearch.core.value import VALUES
-from jaxsearch.runs.errors import explained, unknown
+from jaxsearch.runs.errors import UserError, explained, unknown
 from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
@@ -70,14 +70,18 @@ def summary_of(factory: Factory) -> str:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a model.
+    """The entry of a model: one that has a name, or a checkpoint's folder.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is none of that name, or the folder holds none.
     """
-    if name not in MODELS:
-        raise unknown("unknown model", name, MODELS)
-    return entry(name)
+    try:
+        with explained(name):
+            return entry(name)
+    except KeyError:
+        if "/" in name:
+            raise UserError(f"there is no folder {name}, and no model of that name") from None
+        raise unknown("unknown model", name, MODELS) from None
 
 
 def registry(kind: str, model: str) -> Mapping[str, Factory]:

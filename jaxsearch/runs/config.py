@@ -163,10 +163,19 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full["verifiers"] = {  # defaults of a verifier that is not there are nobody's mistake
         name: value for name, value in full["verifiers"].items() if name in chosen or name in given
     }
-    full["prompts"] = [part for text in full["prompts"] for part in entry.split(text)]
+    texts = [text for one in full["prompts"] for text in _from_file(one)]
+    full["prompts"] = [part for text in texts for part in entry.split(text)]
     if not full["prompts"]:
         raise UserError("no prompts: name at least one")
     return full
+
+
+def _from_file(prompt: str) -> list[str]:
+    """The lines of the file that `@file` names; any other prompt as it is."""
+    if not prompt.startswith("@"):
+        return [prompt]
+    lines = read_text(Path(prompt[1:]), "the file of prompts").splitlines()
+    return [line for line in map(str.strip, lines) if line]
 
 
 def cycled(prompts: Sequence[str], num_prompts: int | None) -> tuple[str, ...]:

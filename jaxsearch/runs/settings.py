@@ -49,7 +49,7 @@ EXECUTION = {
     "quiet": Setting(bool, False, "show no progress and no table"),
 }
 _NAMES = {
-    "model": "NAME the base model to search",
+    "model": "NAME the base model to search, or the folder of a converted checkpoint",
     "solver": "NAME the sampler",
     "schedule": "NAME the noise levels that the sampler visits",
     "searcher": "NAME what decides which noise is tried next",
@@ -59,7 +59,7 @@ _NAMES = {
 CHOICES = {
     "guide": ("+", "VERIFIER the score to search for; several are added up"),
     "report": ("*", "VERIFIER further scores to report, which the search never sees"),
-    "prompts": ("+", "PROMPT what to ask the model for"),
+    "prompts": ("+", "PROMPT what to ask the model for; @FILE takes the lines of a file"),
 }
 
 

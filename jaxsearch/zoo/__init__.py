@@ -1,56 +1,65 @@
-"""Base models that the command knows by name.
+"""Base models that the command knows: by name, or by the folder of a checkpoint.
 
-A model joins by one module that defines `ENTRY` and by its line in `MODELS`. The module is imported
-when the model is chosen, and its weights are read by `ENTRY.load`.
+A named model joins by one module that defines `ENTRY` and by its line in `MODELS`. A family of
+checkpoints joins by one module that defines `entry(folder)` and by its line in `FAMILIES`. Modules
+are imported when a model of theirs is chosen, and weights are read by the entry's `load`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import json
+from pathlib import Path
 
-from jaxsearch.core.types import Decoder, Denoiser, Prompts, Verifier
-
-
-class Model(NamedTuple):
-    """A base model, ready to be searched."""
-
-    denoiser: Denoiser
-    decoder: Decoder
-    prompts: Callable[[Sequence[str]], Prompts]
-    """What was asked for [P], as the denoiser and the verifiers read it. The id of a prompt says
-    what it asks for and how often that was asked before, never its place in the list, so its result
-    is the same beside other prompts. Raises `ValueError` for a prompt that the model cannot take.
-    """
-
-
-class ModelEntry(NamedTuple):
-    """What can be said of a base model before its weights are read."""
-
-    load: Callable[..., Model]
-    """Keyword-only typed settings with defaults; its docstring's first line describes the model."""
-    verifiers: Mapping[str, Callable[..., Verifier]]
-    """The model's own verifiers by name, each a factory with keyword-only typed settings."""
-    defaults: Mapping[str, Any]
-    """What a run takes where nothing else is asked for, in the form of a config file: `solver`,
-    `schedule`, `guide`, `report` and `prompts` at least."""
-    split: Callable[[str], list[str]] = lambda text: [text]
-    """One argument of `--prompts` -> the prompts that it lists."""
-
+from jaxsearch.zoo.model import Model, ModelEntry
 
 MODELS = {
     "digits": "jaxsearch.zoo.digits.entry",
 }
+FAMILIES = {
+    "edm": "jaxsearch.zoo.edm",
+}
+"""By what a folder says of itself: `family` in its `config.json`."""
 
 
 def entry(name: str) -> ModelEntry:
-    """The entry of a model of `MODELS`.
+    """The entry of a model of `MODELS`, or of the checkpoint in a folder.
 
     Raises:
-        KeyError: if there is no such model.
+        KeyError: if there is neither such a model nor such a folder.
+        ValueError: if the folder holds no checkpoint of a family that is known.
     """
-    return importlib.import_module(MODELS[name]).ENTRY
+    if name in MODELS:
+        return importlib.import_module(MODELS[name]).ENTRY
+    folder = Path(name)
+    if not folder.is_dir():
+        raise KeyError(name)
+    return _of_folder(folder.resolve())
 
 
-__all__ = ["MODELS", "Model", "ModelEntry", "entry"]
+@functools.cache
+def _of_folder(folder: Path) -> ModelEntry:
+    return importlib.import_module(FAMILIES[family_of(folder)]).entry(folder)
+
+
+def family_of(folder: Path) -> str:
+    """The family of the checkpoint in a folder.
+
+    Raises:
+        ValueError: if it holds none, or one that is not known.
+    """
+    path = folder / "config.json"
+    try:
+        family = json.loads(path.read_text()).get("family")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder} holds no checkpoint: it has no readable config.json") from error
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{path}: family is {family!r}, but there is only {', '.join(FAMILIES)}: give the "
+            "folder that `jaxsearch convert` wrote"
+        )
+    return family
+
+
+__all__ = ["FAMILIES", "MODELS", "Model", "ModelEntry", "entry", "family_of"]

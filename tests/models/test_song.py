@@ -25,7 +25,7 @@ DDPMPP = SongConfig(
 )
 NCSNPP = dataclasses.replace(
     DDPMPP, embedding="fourier", noise_mult=2, encoder="residual", resample_filter=(1, 3, 3, 1),
-    num_classes=0, channel_mult=(2, 2), in_channels=2, out_channels=2, image_size=12,
+    num_classes=0, channel_mult=(2, 1, 2), in_channels=2, out_channels=2, image_size=12,
     attention_resolutions=(12,),
 )  # fmt: skip
 T = np.array([-1.55, 0.3, 1.1], np.float32)
@@ -176,7 +176,7 @@ class Reference:
             angles = times[:, None] * (1 / 10000) ** steps[None]
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         if c.num_classes:
-            rows = functions.one_hot(torch.from_numpy(label), c.num_classes).float()
+            rows = functions.one_hot(torch.from_numpy(label).long(), c.num_classes).float()
             rows = rows * math.sqrt(c.num_classes)
             moved = functions.linear(rows, t["map_label.weight"], t["map_label.bias"])
             embedding = embedding + moved

@@ -1,0 +1,34 @@
+"""What a base model is to the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxsearch.core.types import Decoder, Denoiser, Prompts, Verifier
+
+
+class Model(NamedTuple):
+    """A base model, ready to be searched."""
+
+    denoiser: Denoiser
+    decoder: Decoder
+    prompts: Callable[[Sequence[str]], Prompts]
+    """What was asked for [P], as the denoiser and the verifiers read it. The id of a prompt says
+    what it asks for and how often that was asked before, never its place in the list, so its result
+    is the same beside other prompts. Raises `ValueError` for a prompt that the model cannot take.
+    """
+
+
+class ModelEntry(NamedTuple):
+    """What can be said of a base model before its weights are read."""
+
+    load: Callable[..., Model]
+    """Keyword-only typed settings with defaults; its docstring's first line describes the model."""
+    verifiers: Mapping[str, Callable[..., Verifier]]
+    """The model's own verifiers by name, each a factory with keyword-only typed settings."""
+    defaults: Mapping[str, Any]
+    """What a run takes where nothing else is asked for, in the form of a config file: `solver`,
+    `schedule`, `guide`, `report` and `prompts` at least."""
+    split: Callable[[str], list[str]] = lambda text: [text]
+    """One argument of `--prompts` -> the prompts that it lists."""

@@ -1,0 +1,49 @@
+"""Classes by number or name, and prompts whose noise does not hang on their place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxsearch.zoo.labels import class_prompts, split_numbers
+
+NAMES = ["tabby, tabby cat", "goldfinch", "Teapot", "crane", "crane"]
+
+
+def test_numbers_and_names_are_classes():
+    prompts = class_prompts(5, NAMES)(["1", "Tabby Cat", "tabby, tabby cat", "teapot", "crane"])
+    np.testing.assert_array_equal(prompts.cond, [1, 0, 0, 2, 3])
+    np.testing.assert_array_equal(prompts.context["label"], prompts.cond)
+    assert prompts.cond.dtype == np.int32
+
+
+def test_the_second_request_for_a_class_has_noise_of_its_own():
+    read = class_prompts(5, NAMES)
+    np.testing.assert_array_equal(read(["2", "0", "teapot"]).ids, [2, 0, 7])
+    np.testing.assert_array_equal(read(["teapot", "2"]).ids, [2, 7])
+
+
+def test_a_model_that_is_told_nothing():
+    prompts = class_prompts(0)(["any", "any"])
+    np.testing.assert_array_equal(prompts.ids, [0, 1])
+    np.testing.assert_array_equal(prompts.cond, [0, 0])
+    assert not prompts.context
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "names", "text", "remedy"),
+    [
+        (5, NAMES, "5", "take a number from 0 to 4 or the name of a class"),
+        (5, [], "tabby", "take a number from 0 to 4$"),
+        (0, [], "0", "it is told nothing, so ask for 'any'"),
+    ],
+)
+def test_what_is_no_class_is_refused(num_classes, names, text, remedy):
+    with pytest.raises(ValueError, match=f"'{text}' is no prompt of this model: {remedy}"):
+        class_prompts(num_classes, names)([text])
+
+
+def test_numbers_are_split_and_names_are_not():
+    assert split_numbers("3, 7 9") == ["3", "7", "9"]
+    assert split_numbers("tabby, tabby cat") == ["tabby, tabby cat"]
+    assert split_numbers("") == [""]
