@@ -26,6 +26,7 @@ from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, Decoder, PyTree
 from jaxsearch.models.folders import (
     check_entries,
+    number,
     read_config,
     read_weights,
     rename,
@@ -114,9 +115,10 @@ def autoencoder_config(entries: Mapping[str, Any]) -> AutoencoderConfig:
             "mid_block_add_attention": (True, False),
         },
     )
+    for name in ("block_out_channels", "down_block_types", "up_block_types"):
+        if not isinstance(entries[name], list | tuple):
+            raise ValueError(f"the config's {name} is {entries[name]!r}: it must be a list")
     channels = entries["block_out_channels"]
-    if not isinstance(channels, list | tuple):
-        raise ValueError(f"the config's block_out_channels is {channels!r}: it must be a list")
     blocks = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
     for name, kind in blocks.items():
         if list(entries[name]) != [kind] * len(channels):
@@ -127,7 +129,9 @@ def autoencoder_config(entries: Mapping[str, Any]) -> AutoencoderConfig:
     taken = {field.name for field in dataclasses.fields(AutoencoderConfig)}
     settings = {name: value for name, value in entries.items() if name in taken}
     settings["block_out_channels"] = tuple(channels)
-    settings["shift_factor"] = entries.get("shift_factor") or 0.0  # None is none
+    settings["scaling_factor"] = number(entries, "scaling_factor", 0.18215)
+    shifted = entries.get("shift_factor") is not None
+    settings["shift_factor"] = number(entries, "shift_factor", 0.0) if shifted else 0.0
     return AutoencoderConfig(**settings)
 
 

@@ -26,6 +26,7 @@ from jaxsearch.core.types import Array, Denoiser, PyTree
 from jaxsearch.models.epsilon import epsilon_denoiser
 from jaxsearch.models.folders import (
     check_entries,
+    number,
     read_config,
     read_weights,
     rename,
@@ -43,8 +44,8 @@ _TIME_FEATURES = 256
 _LONGEST_PERIOD = 10000.0  # of both embeddings, over 2 pi
 
 GUIDED_CHANNELS = 3
-"""How many of its four latent channels the published samples guide: the three that the code they
-grew out of had. Their measured quality is of that guidance, so it is the default."""
+"""How many of the four latent channels the published samples guide: as many as images had in the
+code that theirs grew out of. The quality that they are known for is of that."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -468,8 +469,8 @@ def dit_config(entries: Mapping[str, Any]) -> DiTConfig:
             "use_linear_projection": (False,),
         },
     )
-    check_count("attention_head_dim", entries["attention_head_dim"])
-    check_count("num_attention_heads", entries["num_attention_heads"])
+    for name in ("attention_head_dim", "num_attention_heads", "in_channels"):
+        check_count(name, entries[name])
     inputs, outputs = entries["in_channels"], entries.get("out_channels")
     if outputs not in (None, inputs, 2 * inputs):
         raise ValueError(
@@ -486,7 +487,7 @@ def dit_config(entries: Mapping[str, Any]) -> DiTConfig:
         num_classes=entries["num_embeds_ada_norm"],
         learn_sigma=outputs == 2 * inputs,
         # Before there was the entry, that was what PyTorch takes where nothing is said.
-        norm_epsilon=entries.get("norm_eps", 1e-5),
+        norm_epsilon=number(entries, "norm_eps", 1e-5),
     )
 
 

@@ -75,6 +75,18 @@ def check_entries(
             raise ValueError(f"the config's entry {name!r} (it is {value!r}) is not known")
 
 
+def number(entries: Mapping[str, Any], name: str, absent: float) -> float:
+    """An entry that is a number, or what stands for its absence.
+
+    Raises:
+        ValueError: if it is there and is none.
+    """
+    value = entries.get(name, absent)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"the config's {name} is {value!r}: it must be a number")
+    return float(value)
+
+
 def rename(tensors: Mapping[str, np.ndarray], name: Callable[[str], str]) -> dict[str, np.ndarray]:
     """The same tensors under other names.
 

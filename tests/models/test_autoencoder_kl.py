@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import jax
@@ -87,6 +88,22 @@ def test_encodes_as_diffusers_does(pair, record_property):
         record_property("relative", relative(found, theirs))
         assert relative(found, theirs) < 2e-5
     assert (mean.dtype, log_variance.dtype) == (jnp.float32, jnp.float32)
+
+
+def test_variances_stay_within_bounds(usual):
+    """As the reference bounds their logarithms, by e^-30 and e^20.
+
+    Kills: the bounds left out, which for a long time nobody would see.
+    """
+    reference, folder = usual
+    config, params = load_autoencoder(folder, with_encoder=True)
+    params["quant_conv"]["kernel"] *= 1000.0
+    with_large = copy.deepcopy(reference)
+    with_large.quant_conv.weight.data *= 1000.0
+    images = np.tanh(normal(0, 2, 8, 8, 3))
+    found = encoder_network(config)(params, jnp.asarray(images))[1]
+    assert relative(found, with_large.encode(to_torch(images)).latent_dist.logvar) < 1e-4
+    assert (float(found.min()), float(found.max())) == (-30.0, 20.0)
 
 
 def test_decodes_as_diffusers_does(pair, record_property):
@@ -230,6 +247,9 @@ MISTAKES = {
     "groups": ({"norm_num_groups": 5}, r"norm_num_groups is 5, which does not divide"),
     "layers": ({"layers_per_block": "two"}, "layers_per_block is 'two'"),
     "scale": ({"scaling_factor": 0.0}, "scaling_factor is 0.0"),
+    "scale_type": ({"scaling_factor": "1"}, "scaling_factor is '1': it must be a number"),
+    "shift": ({"shift_factor": [0.1]}, r"shift_factor is \[0.1\]: it must be a number"),
+    "no_blocks": ({"up_block_types": None}, "up_block_types is None: it must be a list"),
     "channels": ({"block_out_channels": 8}, "block_out_channels is 8: it must be a list"),
 }
 

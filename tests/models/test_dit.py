@@ -322,6 +322,9 @@ MISTAKES = {
     "heads": ({"num_attention_heads": 0}, "num_attention_heads is 0"),
     "layers": ({"num_layers": 2.5}, "depth is 2.5"),
     "epsilon": ({"norm_eps": 0.0}, "norm_epsilon is 0.0"),
+    "no_epsilon": ({"norm_eps": None}, "norm_eps is None: it must be a number"),
+    "channels": ({"in_channels": None}, "in_channels is None"),
+    "oblong": ({"sample_size": [8, 8]}, r"input_size is \[8, 8\]"),
 }
 
 
