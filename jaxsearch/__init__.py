@@ -6,7 +6,15 @@ from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import realise
 from jaxsearch.core.plan import Plan, plan
-from jaxsearch.core.process import edm, flow, karras, shifted, trained_steps, variance_preserving
+from jaxsearch.core.process import (
+    edm,
+    flow,
+    karras,
+    shifted,
+    trained_steps,
+    trigonometric,
+    variance_preserving,
+)
 from jaxsearch.core.replay import replay, sample
 from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.types import (
@@ -100,6 +108,7 @@ __all__ = (
     "solver_estimate",
     "total",
     "trained_steps",
+    "trigonometric",
     "variance_preserving",
     "weighted",
     "worst",

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.prediction import per_row
-from jaxsearch.core.process import edm, flow, trained_steps, variance_preserving
+from jaxsearch.core.process import (
+    edm,
+    flow,
+    trained_steps,
+    trigonometric,
+    variance_preserving,
+)
 from jaxsearch.core.types import (
     Array,
     Decoder,
@@ -40,7 +46,7 @@ SHAPE = (4, 4, 1)
 def processes() -> dict[str, Process]:
     """One process of each kind, by name; the variance-preserving one is Ho et al. 2020's."""
     vp = variance_preserving(beta_start=1e-4, beta_end=0.02, shape="linear")
-    return {process.name: process for process in (edm(), vp, flow())}
+    return {process.name: process for process in (edm(), vp, flow(), trigonometric())}
 
 
 # --------------------------------------------------------------------------------------- denoisers
@@ -60,6 +66,8 @@ def coefficients(process: Process, t: Array) -> tuple[Array, Array]:
         return jnp.ones_like(t), t
     if process.name == "flow":
         return 1 - t, t
+    if process.name == "trigonometric":
+        return jnp.sin(np.pi / 2 * (1 - t)), jnp.sin(np.pi / 2 * t)
     table = jnp.asarray(_log_ratio_table(process), t.dtype)
     ratio = jnp.exp(jnp.interp(t, jnp.arange(len(table), dtype=t.dtype), table))
     alpha = jax.lax.rsqrt(1 + ratio**2)

@@ -84,6 +84,23 @@ def flow() -> Process:
     )
 
 
+@functools.cache
+def trigonometric() -> Process:
+    """`x = cos(pi*t/2)*x0 + sin(pi*t/2)*eps`: noise turns into signal at an even angle.
+
+    Noise is at t = 1. It keeps the variance in continuous time: the "GVP" path of Ma et al. 2024,
+    *SiT*, section 2, https://arxiv.org/abs/2401.08740.
+    """
+    quarter = np.pi / 2
+    return Process(
+        name="trigonometric",
+        alpha=lambda t: np.sin(quarter * (1.0 - t)),  # unlike the cosine exactly 0 at t = 1
+        sigma=lambda t: np.sin(quarter * t),
+        time=lambda ratio: np.arctan(ratio) / quarter,
+        prior_scale=lambda t: 1.0,
+    )
+
+
 # --------------------------------------------------------------------------------------- schedules
 
 
@@ -212,16 +229,16 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
     `t' = shift*t / (1 + (shift - 1)*t)`; 1 leaves them even.
 
     Args:
-        process: the `flow` process, whose times go from 1 to 0.
+        process: `flow` or `trigonometric`, whose times go from 1 to 0.
         num_steps: T, solver steps, at least 1.
         shift: how far times move towards noise, above 0.
 
     Raises:
-        ValueError: if the process is no flow, or a number is out of its range.
+        ValueError: if the process has other times, or a number is out of its range.
     """
     check_count("num_steps", num_steps)
     check_range("shift", shift, 0.0, open_low=True)
-    if process.name != "flow":
+    if process.name not in ("flow", "trigonometric"):
         raise ValueError(
             f"the {process.name} process has no times from 1 to 0: take the schedule karras"
         )

@@ -50,7 +50,7 @@ class Process:
     in double precision, and enter the program as float32 tables.
 
     Attributes:
-        name: `"edm"`, `"variance_preserving"` or `"flow"`.
+        name: `"edm"`, `"variance_preserving"`, `"flow"` or `"trigonometric"`.
         alpha: time -> scale of the clean latent.
         sigma: time -> scale of the noise.
         time: noise-to-signal ratio `sigma/alpha` -> time, the inverse of the two above.

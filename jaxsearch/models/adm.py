@@ -59,10 +59,6 @@ class AdmConfig:
         return 4 * self.model_channels
 
 
-def _norm(make: Layers, config: AdmConfig, channels: int) -> nnx.GroupNorm:
-    return make.norm(channels, min(32, channels // config.min_group_channels), 1e-5)
-
-
 def _resampled(x: Array, resample: Resample) -> Array:
     """[n,h,w,c] with its sides doubled, pixels repeated, or halved, 2x2 pixels averaged."""
     if resample == "up":
@@ -90,12 +86,10 @@ class ResidualBlock(nnx.Module):
         resample: Resample = None,
     ) -> None:
         self.resample, self.dtype = resample, make.dtype
-        self.in_layers: Any = nnx.List(
-            [_norm(make, config, inner), jax.nn.silu, make.conv(inner, outer)]
-        )
+        self.in_layers: Any = nnx.List([make.norm(inner), jax.nn.silu, make.conv(inner, outer)])
         self.emb_layers: Any = nnx.List([jax.nn.silu, make.linear(config.embedding, 2 * outer)])
         self.out_layers: Any = nnx.List(
-            [_norm(make, config, outer), jax.nn.silu, _identity, make.conv(outer, outer)]
+            [make.norm(outer), jax.nn.silu, _identity, make.conv(outer, outer)]
         )
         self.skip_connection = make.linear(inner, outer) if inner != outer else None
 
@@ -117,7 +111,7 @@ class AttentionBlock(nnx.Module):
 
     def __init__(self, make: Layers, config: AdmConfig, channels: int) -> None:
         self.head_channels, self.dtype = config.head_channels, make.dtype
-        self.norm = _norm(make, config, channels)
+        self.norm = make.norm(channels)
         self.qkv = make.linear(channels, 3 * channels)
         self.proj_out = make.linear(channels, channels)
 
@@ -156,7 +150,8 @@ class Adm(nnx.Module):
     def __init__(self, config: AdmConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> None:
         _check(config)
         self.config, self.dtype = config, dtype
-        make, width, embedding = Layers(dtype, rngs), config.model_channels, config.embedding
+        make = Layers(dtype, rngs, lambda channels: min(32, channels // config.min_group_channels))
+        width, embedding = config.model_channels, config.embedding
         self.time_embed: Any = nnx.List(
             [make.linear(width, embedding), jax.nn.silu, make.linear(embedding, embedding)]
         )
@@ -194,9 +189,7 @@ class Adm(nnx.Module):
         self.input_blocks = nnx.List([nnx.List(layers) for layers in down])
         self.middle_block = nnx.List(middle)
         self.output_blocks = nnx.List([nnx.List(layers) for layers in up])
-        self.out: Any = nnx.List(
-            [_norm(make, config, h), jax.nn.silu, make.conv(h, config.out_channels)]
-        )
+        self.out: Any = nnx.List([make.norm(h), jax.nn.silu, make.conv(h, config.out_channels)])
 
     def __call__(self, x: Array, t: Array, label: Array) -> Array:
         """Latents [n,h,w,c], times [n] and labels [n] int32, not read if it has none -> [n,h,w,c].

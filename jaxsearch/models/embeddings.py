@@ -8,12 +8,13 @@ import numpy as np
 from jaxsearch.core.types import Array
 
 
-def sinusoidal(t: Array, channels: int, *, max_period: float = 10_000.0) -> Array:
-    """Numbers [n] -> cosines, then sines [n, channels] (Vaswani et al. 2017, section 3.5).
+def sinusoidal(t: Array, features: int, *, shift: int = 0) -> Array:
+    """Numbers [n] -> cosines, then sines [n, features], float32 (Vaswani et al. 2017, section 3.5).
 
-    The frequencies go from 1 down to, and not including, `1 / max_period`.
+    Frequency `i` of `half = features/2` is `10000^(-i / (half - shift))`: with a shift of 1 the
+    last is 1/10000, with 0 a step above it. Published networks differ in this.
     """
-    half = channels // 2
-    frequencies = np.exp(-np.log(max_period) * np.arange(half) / half).astype(np.float32)
-    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    half = features // 2
+    frequencies = 10_000.0 ** -(np.arange(half) / (half - shift))
+    angles = t.astype(jnp.float32)[:, None] * jnp.asarray(frequencies, jnp.float32)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -9,11 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsearch.core.checks import check_range
+from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, Denoiser, Prediction, PyTree
 
 
-def classifier_free_guidance(denoiser: Denoiser, *, scale: Array | float, null: PyTree) -> Denoiser:
+def classifier_free_guidance(
+    denoiser: Denoiser,
+    *,
+    scale: Array | float,
+    null: PyTree,
+    guided_channels: int | None = None,
+) -> Denoiser:
     """Extrapolates from the unconditional to the conditional prediction.
 
         prediction = unconditional + scale * (conditional - unconditional)
@@ -28,21 +34,27 @@ def classifier_free_guidance(denoiser: Denoiser, *, scale: Array | float, null: 
             pass per call. Any other number, and any array (also a traced one), is a leaf of the
             result's `params`, so that scales share one compiled program.
         null: the condition of one unconditional sample: a pytree like `cond`, without batch axis.
+        guided_channels: how many channels (of the last axis, the first ones) are extrapolated; the
+            rest is the conditional prediction. `x0` and `eps` of a channel go together, so their
+            sum stays `x`. None: all of them.
 
     Returns:
         A denoiser of twice the passes, with the inner weights among its leaves.
 
     Raises:
-        ValueError: if the scale is not finite.
+        ValueError: if the scale is not finite, or more channels are guided than there are.
 
     Reference: Ho, Salimans, *Classifier-free diffusion guidance*, 2022,
     https://arxiv.org/abs/2207.12598.
     """
     check_range("guidance scale", scale)
+    if guided_channels is not None:
+        check_count("guided_channels", guided_channels)
+        check_range("guided_channels", guided_channels, 1, denoiser.shape[-1])
     if isinstance(scale, int | float | np.number) and scale == 1:
         return denoiser
     return Denoiser(
-        apply=_guided(denoiser.apply),
+        apply=_guided(denoiser.apply, guided_channels),
         process=denoiser.process,
         shape=denoiser.shape,
         passes=2 * denoiser.passes,
@@ -55,7 +67,9 @@ def classifier_free_guidance(denoiser: Denoiser, *, scale: Array | float, null: 
 
 
 @functools.cache
-def _guided(inner_apply: Callable[[PyTree, Array, Array, PyTree], Prediction]):
+def _guided(
+    inner_apply: Callable[[PyTree, Array, Array, PyTree], Prediction], guided_channels: int | None
+):
     def pair(first: Array, second: Array) -> Array:
         both = jnp.stack([first, jnp.broadcast_to(second, first.shape)], axis=1)
         return both.reshape((-1, *first.shape[1:]))
@@ -67,7 +81,11 @@ def _guided(inner_apply: Callable[[PyTree, Array, Array, PyTree], Prediction]):
         def extrapolate(values: Array) -> Array:
             conditional, unconditional = values[0::2], values[1::2]
             scale = params["scale"].astype(values.dtype)
-            return unconditional + scale * (conditional - unconditional)
+            guided = unconditional + scale * (conditional - unconditional)
+            if guided_channels is None:
+                return guided
+            parts = guided[..., :guided_channels], conditional[..., guided_channels:]
+            return jnp.concatenate(parts, axis=-1)
 
         return Prediction(extrapolate(both.x0), extrapolate(both.eps))
 

@@ -1,41 +1,63 @@
-"""The layers that convolutional networks are made of, in one type of weights."""
+"""The layers that networks are made of, in one type of weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 
 
+def compute_type(dtype: Any) -> Any:
+    """A type of weights and products, in its one form that caches know it by.
+
+    Raises:
+        ValueError: if it is neither float32 nor bfloat16.
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype is {dtype.name}: it must be float32 or bfloat16")
+    return dtype
+
+
 class Layers(NamedTuple):
-    """Makes layers whose weights, and what is computed with them, are of one type."""
+    """Makes layers whose weights, and what is computed with them, are of one type.
+
+    Normalisations are float32 in any case: they sum whole pictures.
+    """
 
     dtype: Any
     rngs: nnx.Rngs
+    num_groups: Callable[[int], int] = lambda channels: 32  # of a normalisation, by its channels
+    epsilon: float = 1e-5  # of a normalisation
 
-    def conv(self, inner: int, outer: int) -> nnx.Conv:
-        """A 3x3 convolution that keeps the sides."""
+    def conv(self, inner: int, outer: int, **settings: Any) -> nnx.Conv:
+        """A 3x3 convolution, which keeps the sides if `settings` (of `nnx.Conv`) say nothing."""
         return nnx.Conv(
-            inner, outer, (3, 3), dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs
-        )
+            inner, outer, (3, 3), dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
+            **settings,
+        )  # fmt: skip
 
-    def linear(self, inner: int, outer: int) -> nnx.Linear:
+    def linear(self, inner: int, outer: int, **settings: Any) -> nnx.Linear:
         """A linear map of the last axis, which a 1x1 convolution is too."""
-        return nnx.Linear(inner, outer, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs)
+        return nnx.Linear(
+            inner, outer, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs, **settings
+        )
 
     def embed(self, num: int, features: int) -> nnx.Embed:
         """A vector for each label."""
         return nnx.Embed(num, features, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs)
 
-    def norm(self, channels: int, num_groups: int, epsilon: float) -> nnx.GroupNorm:
-        """A normalisation over groups of channels, computed in float32: it sums whole pictures."""
+    def norm(self, channels: int) -> nnx.GroupNorm:
+        """A normalisation over groups of channels."""
+        # The mean of squares less the square of the mean loses digits where activations are large,
+        # which they are in a decoder's last blocks.
         return nnx.GroupNorm(
             channels,
-            num_groups=num_groups,
-            epsilon=epsilon,
+            num_groups=self.num_groups(channels),
+            epsilon=self.epsilon,
             dtype=jnp.float32,
-            param_dtype=self.dtype,
             use_fast_variance=False,
             rngs=self.rngs,
         )

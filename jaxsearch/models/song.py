@@ -18,11 +18,11 @@ from flax import nnx
 from jaxsearch.core.types import Array
 from jaxsearch.models.adm import reordered
 from jaxsearch.models.attention import attention
+from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.layers import Layers
 
 Resample = Literal["up", "down"] | None
 
-_EPSILON = 1e-6
 _HALF = math.sqrt(0.5)  # what a sum of two signals of unit variance is scaled by
 
 
@@ -62,10 +62,6 @@ class SongConfig:
     resample_filter: tuple[int, ...] = (1, 1)
 
 
-def _norm(make: Layers, channels: int) -> nnx.GroupNorm:
-    return make.norm(channels, min(32, channels // 4), _EPSILON)
-
-
 def _filtered(x: Array, taps: tuple[int, ...], resample: Resample, padding: int) -> Array:
     """[n,h,w,c] convolved with a filter in each channel and halved, or doubled and convolved."""
     weights = np.outer(taps, taps) / sum(taps) ** 2
@@ -98,13 +94,13 @@ class Block(nnx.Module):
     ) -> None:
         self.inner, self.outer, self.attends, self.dtype = inner, outer, attends, make.dtype
         self.resample, self.taps = resample, config.resample_filter
-        self.norm0, self.conv0 = _norm(make, inner), make.conv(inner, outer)
+        self.norm0, self.conv0 = make.norm(inner), make.conv(inner, outer)
         self.affine = make.linear(config.embedding_mult * config.model_channels, outer)
-        self.norm1, self.conv1 = _norm(make, outer), make.conv(outer, outer)
+        self.norm1, self.conv1 = make.norm(outer), make.conv(outer, outer)
         projects = inner != outer or resample is not None
         self.skip = make.linear(inner, outer) if projects else None
         if attends:
-            self.norm2, self.qkv = _norm(make, outer), make.linear(outer, 3 * outer)
+            self.norm2, self.qkv = make.norm(outer), make.linear(outer, 3 * outer)
             self.proj = make.linear(outer, outer)
 
     def _resampled(self, x: Array) -> Array:
@@ -180,7 +176,8 @@ class Song(nnx.Module):
                 f"{len(levels) - 1} times"
             )
         self.config, self.dtype = config, dtype
-        make, width = Layers(dtype, rngs), config.model_channels
+        make = Layers(dtype, rngs, lambda channels: min(32, channels // 4), 1e-6)
+        width = config.model_channels
         noise, embedding = config.noise_mult * width, config.embedding_mult * width
         self.map_noise = Fourier(noise) if config.embedding == "fourier" else None
         self.map_label = make.linear(config.num_classes, noise) if config.num_classes else None
@@ -222,7 +219,7 @@ class Song(nnx.Module):
                 last = i == config.num_blocks and attends(level)
                 dec[f"{name(level)}_block{i}"] = block(h + widths.pop(), width * mult, attends=last)
                 h = width * mult
-        dec[f"{name(0)}_aux_norm"] = _norm(make, h)
+        dec[f"{name(0)}_aux_norm"] = make.norm(h)
         dec[f"{name(0)}_aux_conv"] = make.conv(h, config.out_channels)
         self.enc, self.dec = nnx.Dict(enc), nnx.Dict(dec)
         self.order = tuple(enc), tuple(dec)  # a dictionary of modules may forget it
@@ -230,12 +227,9 @@ class Song(nnx.Module):
     def _waves(self, t: Array) -> Array:
         """Times [n] -> sines, then cosines [n, features]."""
         if self.map_noise is None:
-            half = self.config.noise_mult * self.config.model_channels // 2
-            # Down to and including 1/10000, unlike elsewhere.
-            frequencies = jnp.asarray(10_000.0 ** -np.linspace(0, 1, half), jnp.float32)
-        else:
-            frequencies = 2 * jnp.pi * self.map_noise.freqs[...].astype(jnp.float32)
-        angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+            waves = sinusoidal(t, self.config.noise_mult * self.config.model_channels, shift=1)
+            return jnp.roll(waves, waves.shape[-1] // 2, axis=-1)
+        angles = t.astype(jnp.float32)[:, None] * (2 * jnp.pi * self.map_noise.freqs[...])[None]
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
     def __call__(self, x: Array, t: Array, label: Array) -> Array:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 from pathlib import Path
 
+from jaxsearch.models.configs import read_json
 from jaxsearch.zoo.model import Model, ModelEntry
 
 MODELS = {
     "digits": "jaxsearch.zoo.digits.entry",
 }
 FAMILIES = {
+    "DiTPipeline": "jaxsearch.zoo.dit",
+    "dit": "jaxsearch.zoo.dit",
     "edm": "jaxsearch.zoo.edm",
 }
-"""By what a folder says of itself: `family` in its `config.json`."""
+"""By what a folder says of itself: `_class_name` in the `model_index.json` of a diffusers pipeline,
+or `family` in the `config.json` of a converted checkpoint."""
+
+_SAYING = {"model_index.json": "_class_name", "config.json": "family"}
 
 
 def entry(name: str) -> ModelEntry:
@@ -49,17 +54,18 @@ def family_of(folder: Path) -> str:
     Raises:
         ValueError: if it holds none, or one that is not known.
     """
-    path = folder / "config.json"
-    try:
-        family = json.loads(path.read_text()).get("family")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder} holds no checkpoint: it has no readable config.json") from error
-    if family not in FAMILIES:
-        raise ValueError(
-            f"{path}: family is {family!r}, but there is only {', '.join(FAMILIES)}: give the "
-            "folder that `jaxsearch convert` wrote"
-        )
-    return family
+    for name, key in _SAYING.items():
+        if (folder / name).exists():
+            family = read_json(folder / name).get(key)
+            if family not in FAMILIES:
+                raise ValueError(
+                    f"{folder / name}: {key} is {family!r}, but there is only {', '.join(FAMILIES)}"
+                )
+            return family
+    raise ValueError(
+        f"{folder} holds no checkpoint: it has no {' and no '.join(_SAYING)}. Give the folder of a "
+        "diffusers pipeline, or one that `jaxsearch convert` wrote"
+    )
 
 
 __all__ = ["FAMILIES", "MODELS", "Model", "ModelEntry", "entry", "family_of"]

@@ -35,7 +35,7 @@ def times_of(name: str) -> np.ndarray:
     return process.time(np.array([0.05, 0.3, 1.0, 3.0, 15.0]))
 
 
-@pytest.mark.parametrize("name", ["edm", "variance_preserving", "flow"])
+@pytest.mark.parametrize("name", ["edm", "variance_preserving", "flow", "trigonometric"])
 def test_x0_and_epsilon(name):
     """From the clean latent, and from the noise, on every process.
 
@@ -47,13 +47,13 @@ def test_x0_and_epsilon(name):
     check(from_epsilon(x, eps, alpha, sigma), x, x0, eps, alpha, sigma)
 
 
-def test_v():
+@pytest.mark.parametrize("name", ["variance_preserving", "trigonometric"])
+def test_v(name):
     """From `v = alpha*eps - sigma*x0` of a variance-preserving process.
 
     Kills: either sign of `v`.
     """
-    process = toys.processes()["variance_preserving"]
-    x, x0, eps, alpha, sigma = pieces(process, times_of("variance_preserving"))
+    x, x0, eps, alpha, sigma = pieces(toys.processes()[name], times_of(name))
     v = alpha[:, None, None] * eps - sigma[:, None, None] * x0
     check(from_v(x, v, alpha, sigma), x, x0, eps, alpha, sigma)
 
@@ -83,7 +83,7 @@ def test_per_row():
             np.testing.assert_array_equal(spread[i], np.full(shape[1:], float(i)))
 
 
-@pytest.mark.parametrize("name", ["edm", "variance_preserving", "flow"])
+@pytest.mark.parametrize("name", ["edm", "variance_preserving", "flow", "trigonometric"])
 def test_toys_are_consistent_and_exact(name):
     """The tests' own denoisers: both parts make up `x`, and `x0` is the posterior mean.
 

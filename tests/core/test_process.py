@@ -12,13 +12,14 @@ from jaxsearch.core.process import (
     karras,
     shifted,
     trained_steps,
+    trigonometric,
     variance_preserving,
 )
 from jaxsearch.solvers.first_order import first_order
 from jaxsearch.solvers.heun import heun
 from tests import toys
 
-PROCESSES = ("edm", "variance_preserving", "flow")
+PROCESSES = ("edm", "variance_preserving", "flow", "trigonometric")
 VP = {"beta_start": 0.00085, "beta_end": 0.012, "shape": "scaled_linear"}
 
 
@@ -36,6 +37,7 @@ def test_time_inverts_the_ratio(name):
         "edm": np.geomspace(0.002, 80.0, 50),
         "variance_preserving": np.append(np.linspace(0.0, 999.0, 50), [0.3, 500.5]),
         "flow": np.linspace(0.001, 0.999, 50),
+        "trigonometric": np.linspace(0.001, 0.999, 50),
     }[name]
     ratio = process.sigma(times) / process.alpha(times)
     np.testing.assert_allclose(process.time(ratio), times, rtol=1e-12, atol=1e-9)
@@ -57,6 +59,20 @@ def test_flow():
     np.testing.assert_array_equal(flow().sigma(times), times)
     np.testing.assert_array_equal(flow().time(np.array([0.0, 1.0, np.inf])), [0.0, 0.5, 1.0])
     assert flow().prior_scale(1.0) == 1.0
+
+
+def test_trigonometric():
+    """Even angles from signal to noise, with both ends exact: solvers ask whether `alpha` is 0.
+
+    Kills: the cosine of a rounded quarter turn, which is 6e-17; the halves exchanged.
+    """
+    process, times = trigonometric(), np.array([0.0, 1 / 3, 1.0])
+    np.testing.assert_allclose(process.alpha(times), [1.0, 3**0.5 / 2, 0.0], rtol=1e-15)
+    np.testing.assert_allclose(process.sigma(times), [0.0, 0.5, 1.0], rtol=1e-15)
+    assert (process.alpha(times)[0], process.sigma(times)[0]) == (1.0, 0.0)
+    assert (process.alpha(times)[2], process.sigma(times)[2]) == (0.0, 1.0)
+    np.testing.assert_array_equal(process.time(np.array([0.0, 1.0, np.inf])), [0.0, 0.5, 1.0])
+    assert process.prior_scale(1.0) == 1.0
 
 
 @pytest.mark.parametrize("shape", ["linear", "scaled_linear"])
@@ -100,6 +116,7 @@ def test_processes_are_shared():
     """Equal arguments give the same object, so that compiled programs are found again."""
     assert edm() is edm()
     assert flow() is flow()
+    assert trigonometric() is trigonometric()
     assert variance_preserving(**VP) is variance_preserving(**VP)
     assert variance_preserving(**VP) is not variance_preserving(**{**VP, "beta_end": 0.02})
 
@@ -212,6 +229,9 @@ def test_shift():
     moved = shifted(flow(), num_steps=4, shift=3.0)
     np.testing.assert_allclose(moved.sigma, [1.0, 0.9, 0.75, 0.5, 0.0])
     np.testing.assert_allclose(moved.alpha, [0.0, 0.1, 0.25, 0.5, 1.0])
+    turned = shifted(trigonometric(), num_steps=4, shift=3.0)
+    np.testing.assert_allclose(turned.times, moved.times)
+    np.testing.assert_allclose(turned.sigma, np.sin(np.pi / 2 * moved.times))
 
 
 # ----------------------------------------------------------------------------------------- mistakes

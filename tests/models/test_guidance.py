@@ -50,6 +50,31 @@ def test_latent_is_still_made_of_both_predictions():
     np.testing.assert_allclose(guided.x0 + t[:, None] * guided.eps, x, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_only_the_first_channels_are_guided(channels):
+    """The rest is the conditional prediction, and `x` is still made of both parts.
+
+    Kills: the last channels guided; the rest unconditional; `x0` guided and `eps` not.
+    """
+    x, t, cond = _inputs()
+    every = classifier_free_guidance(_denoiser(), scale=4.0, null=NULL)(x, t, cond)
+    found = classifier_free_guidance(_denoiser(), scale=4.0, null=NULL, guided_channels=channels)
+    conditional, found = _denoiser()(x, t, cond), found(x, t, cond)
+    for name in Prediction._fields:
+        guided, yes, part = (getattr(p, name) for p in (every, conditional, found))
+        np.testing.assert_array_equal(part[:, :channels], guided[:, :channels])
+        np.testing.assert_allclose(part[:, channels:], yes[:, channels:], atol=1e-6)
+    np.testing.assert_allclose(found.x0 + t[:, None] * found.eps, x, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [0, 6, 2.5, True])
+def test_channels_that_are_not_there_are_named(channels):
+    """Also where the scale is 1, so that a setting that cannot be honoured never passes."""
+    for scale in (1.0, 2.0):
+        with pytest.raises(ValueError, match=f"guided_channels is {channels}"):
+            classifier_free_guidance(_denoiser(), scale=scale, null=NULL, guided_channels=channels)
+
+
 def test_costs_two_passes_and_scale_one_costs_one():
     denoiser = _denoiser()
     assert classifier_free_guidance(denoiser, scale=2.0, null=NULL).passes == 2

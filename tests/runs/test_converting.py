@@ -143,8 +143,11 @@ def test_prompts_from_a_file(checkpoint, tmp_path, capsys):
         ),
         (["convert", "weights.pt"], "the following arguments are required: FOLDER"),
         (["convert", "weights.pt", ".", "--config", "config.json"], ". is not empty"),
-        (["search", "--model", "empty"], "holds no checkpoint: it has no readable config.json"),
-        (["search", "--model", "other"], "family is 'flux', but there is only edm"),
+        (
+            ["search", "--model", "empty"],
+            "holds no checkpoint: it has no model_index.json and no config.json",
+        ),
+        (["search", "--model", "other"], "family is 'flux', but there is only DiTPipeline"),
         (["search", "--model", "some/where"], "there is no folder some/where"),
     ],
 )

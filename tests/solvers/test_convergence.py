@@ -221,13 +221,13 @@ def schedules(name: str) -> Schedule:
     process = toys.processes()[name]
     if name == "variance_preserving":
         return trained_steps(process, num_steps=10, spacing="trailing")
-    if name == "flow":
+    if name in ("flow", "trigonometric"):
         return shifted(process, num_steps=10, shift=2.0)  # from pure noise, alpha = 0
     return karras(process, num_steps=10)
 
 
 @pytest.mark.parametrize("eta", [0.4, 1.0])
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", [*PROCESSES, "trigonometric"])
 def test_law_of_first_order(name, eta):
     """DDPM, ancestral Euler and the flow's SDE make samples of the discretised chain's exact law.
 
