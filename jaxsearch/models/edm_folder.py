@@ -1,23 +1,20 @@
 """EDM's networks from files: published checkpoints, and the folders they are converted to.
 
-A folder has `config.json` (an `EdmConfig`) and `model.safetensors` (PyTorch's layout, keys of the
-network's attributes).
+A folder (`models/converted.py`) has an `EdmConfig` in its `config.json`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
 from jaxsearch.core.types import Array, Denoiser
 from jaxsearch.models import adm, song
@@ -29,9 +26,6 @@ from jaxsearch.models.state_dict import load_state_dict
 
 FAMILY = "edm"
 """What the entry `family` of a folder's config says."""
-
-LABELS = "labels.txt"
-"""In a folder, if it is there: the names of the classes, one a line."""
 
 _NETWORKS: dict[str, tuple[Any, Callable[..., Callable[[nnx.Rngs], nnx.Module]]]] = {
     "adm": (adm.AdmConfig, adm.build),
@@ -117,13 +111,15 @@ def read_config(path: str | os.PathLike[str]) -> EdmConfig:
 
 
 def read_published(
-    path: str | os.PathLike[str], config: EdmConfig | None = None
+    path: str | os.PathLike[str], config: EdmConfig | None = None, *, entry: str | None = None
 ) -> tuple[EdmConfig, dict[str, np.ndarray]]:
     """Reads a published checkpoint: one of EDM's pickles, or a state dict of ADM's keys (`.pt`).
 
     Args:
         path: the file. Nothing that it asks for is run (`models/pickles.py`).
         config: of a state dict, which carries none; None for a pickle, which does.
+        entry: where in the file its weights are: of a state dict None says that they are all of it,
+            of a pickle the one that is published, `"ema"`.
 
     Returns:
         The config, and tensors as a folder has them.
@@ -138,10 +134,10 @@ def read_published(
                 f"{path} holds weights only: say which network they are of, "
                 f"{' or '.join(PUBLISHED)} or a config file"
             )
-        return config, read_state_dict(path)
+        return config, read_state_dict(path, name=entry)
     if config is not None:
         raise ValueError(f"{path} carries its own config: leave the other one out")
-    network = read_network(path)
+    network = read_network(path, name=entry or "ema")
     config = _config_of(network, path)
     tensors = {key.removeprefix("model."): value for key, value in network.tensors.items()}
     if isinstance(config.network, adm.AdmConfig):
@@ -239,42 +235,6 @@ def _config_of(network: PickledNetwork, path: str | os.PathLike[str]) -> EdmConf
     )
 
 
-def write_folder(
-    folder: str | os.PathLike[str],
-    config: EdmConfig,
-    tensors: Mapping[str, np.ndarray],
-    *,
-    source: str | os.PathLike[str] = "the checkpoint",
-    labels: Sequence[str] = (),
-) -> None:
-    """Writes a checkpoint into a folder, after checking that it is what the config says.
-
-    Args:
-        folder: new or empty.
-        config: goes into `config.json`.
-        tensors: go into `model.safetensors`.
-        source: where the tensors are from, for messages.
-        labels: names of the classes, for `labels.txt`; none, or as many as there are classes.
-
-    Raises:
-        ValueError: if the tensors are not those of the config's network, there are too many or too
-            few labels, or the folder is not empty.
-    """
-    folder = Path(folder)
-    if labels and len(labels) != config.num_classes:
-        raise ValueError(f"there are {len(labels)} labels for {config.num_classes} classes")
-    load_state_dict(_abstract(config, "float32"), tensors, source=source)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: take a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    save_file(whole, folder / "model.safetensors")
-    if labels:
-        (folder / LABELS).write_text("".join(f"{label}\n" for label in labels))
-    # Last, so that a folder with a config is complete.
-    (folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
-
-
 # ----------------------------------------------------------------------------------------- loading
 
 
@@ -284,7 +244,8 @@ def network(config: EdmConfig, dtype: str) -> Callable[..., Array]:
     return functional(_NETWORKS[config.kind][1](config.network, jnp.dtype(dtype)))
 
 
-def _abstract(config: EdmConfig, dtype: str) -> nnx.Module:
+def abstract_network(config: EdmConfig, dtype: str = "float32") -> nnx.Module:
+    """The network without weights: what a file of weights has to fit."""
     build = _NETWORKS[config.kind][1](config.network, jnp.dtype(dtype))
     return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
 
@@ -307,7 +268,7 @@ def load_folder(
     folder = Path(folder)
     config = read_config(folder / "config.json")
     path = folder / "model.safetensors"
-    params = load_state_dict(_abstract(config, dtype), read_safetensors(path), source=path)
+    params = load_state_dict(abstract_network(config, dtype), read_safetensors(path), source=path)
     side, own = config.network.image_size, config.preconditioning
     shape = (side, side, config.network.in_channels)
     apply = network(config, dtype)

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsearch.models.edm_folder import (
-    PUBLISHED,
-    EdmConfig,
-    read_config,
-    read_published,
-    write_folder,
-)
+from flax import nnx
+
+from jaxsearch.models import dit_folder, edm_folder
+from jaxsearch.models.configs import read_json
+from jaxsearch.models.converted import write_converted
+from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.runs.arguments import NameParser
-from jaxsearch.runs.errors import explained
+from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.files import read_text
+
+PUBLISHED: dict[str, edm_folder.EdmConfig | dit_folder.TransformerConfig] = {
+    **edm_folder.PUBLISHED,
+    **dit_folder.PUBLISHED,
+}
+"""Configs of published state dicts by name."""
 
 
 class ConvertRequest(NamedTuple):
@@ -24,7 +29,9 @@ class ConvertRequest(NamedTuple):
     source: Path
     folder: Path
     config: str | None
+    entry: str | None
     labels: Path | None
+    autoencoder: Path | None
 
 
 def parse_convert(argv: Sequence[str]) -> ConvertRequest:
@@ -37,17 +44,23 @@ def parse_convert(argv: Sequence[str]) -> ConvertRequest:
     parser = NameParser(
         prog="jaxsearch convert",
         description="Read a published checkpoint into a folder that `jaxsearch search --model` "
-        "takes: EDM's pickles (.pkl), which carry their config, or a state dict (.pt), which does "
-        "not. Nothing that the file asks for is run, and PyTorch is not needed.",
+        "takes: EDM's pickles (.pkl), which carry their config, or a state dict (.pt) of EDM, DiT "
+        "or SiT, which does not. Nothing that the file asks for is run, and PyTorch is not needed.",
         allow_abbrev=False,
     )
     parser.add_argument("source", metavar="FILE", help="the checkpoint", type=Path)
     parser.add_argument("folder", metavar="FOLDER", help="where to, new or empty", type=Path)
     parser.add_argument(
         "--config",
-        help=f"of a state dict: {' or '.join(PUBLISHED)}, or a file such as a folder's config.json",
+        help=f"of a state dict: {', '.join(PUBLISHED)}, or a file such as a folder's config.json",
     )
+    parser.add_argument("--entry", help="of a state dict: where in the file the weights are: ema")
     parser.add_argument("--labels", help="a text file with the name of a class a line", type=Path)
+    parser.add_argument(
+        "--autoencoder",
+        help="of DiT and SiT: the folder of their autoencoder, as diffusers has it",
+        type=Path,
+    )
     return ConvertRequest(**vars(parser.parse_args(list(argv))))
 
 
@@ -62,17 +75,39 @@ def convert(request: ConvertRequest) -> str:
     if request.labels is not None:
         labels = read_text(request.labels, "the file of labels").splitlines()
     with explained("convert"):
-        config, tensors = read_published(request.source, _config(request.config))
-        write_folder(request.folder, config, tensors, source=request.source, labels=labels)
+        config = None if request.config is None else _config(request.config)
+        if isinstance(config, dit_folder.TransformerConfig):
+            if request.autoencoder is None:
+                raise UserError("DiT and SiT make latents: name their --autoencoder, a folder")
+            tensors = read_state_dict(request.source, name=request.entry)
+            module: nnx.Module = dit_folder.abstract_dit(config.network)
+            size = config.network.input_size
+            what = f"{config.kind}, {{}} parameters, latents of {size}x{size}"
+        else:
+            if request.autoencoder is not None:
+                raise UserError("--autoencoder: EDM's networks make pixels, and take none")
+            config, tensors = edm_folder.read_published(request.source, config, entry=request.entry)
+            module = edm_folder.abstract_network(config)
+            size, own = config.network.image_size, config.preconditioning
+            what = f"{config.kind}, {{}} parameters, {size}x{size} pixels, {own.kind}"
+        write_converted(
+            request.folder,
+            config.to_json(),
+            module,
+            tensors,
+            source=request.source,
+            num_classes=config.num_classes,
+            labels=labels,
+            autoencoder=request.autoencoder,
+        )
     number = sum(tensor.size for tensor in tensors.values())
-    side = config.network.image_size
-    return (
-        f"{request.folder}: {config.kind} of {number:,} parameters, {side}x{side} pixels, "
-        f"{config.num_classes or 'no'} classes, {config.preconditioning.kind} preconditioning"
-    )
+    classes = f"{config.num_classes or 'no'} classes"
+    return f"{request.folder}: {what.format(f'{number:,}')}, {classes}"
 
 
-def _config(name: str | None) -> EdmConfig | None:
-    if name is None or name in PUBLISHED:
-        return None if name is None else PUBLISHED[name]
-    return read_config(name)
+def _config(name: str) -> edm_folder.EdmConfig | dit_folder.TransformerConfig:
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if read_json(name).get("family") == dit_folder.FAMILY:
+        return dit_folder.read_transformer_config(name)
+    return edm_folder.read_config(name)

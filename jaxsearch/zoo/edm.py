@@ -9,7 +9,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from jaxsearch.core.types import Array, Decoder, PyTree
-from jaxsearch.models.edm_folder import LABELS, load_folder, read_config
+from jaxsearch.models.converted import read_labels
+from jaxsearch.models.edm_folder import load_folder, read_config
 from jaxsearch.zoo.labels import ANY, class_prompts, split_numbers
 from jaxsearch.zoo.model import Model, ModelEntry
 
@@ -31,10 +32,7 @@ def entry(folder: Path) -> ModelEntry:
         ValueError: if its config cannot be read.
     """
     config = read_config(folder / "config.json")
-    path = folder / LABELS
-    names = path.read_text().splitlines() if path.exists() else []
-    if names and len(names) != config.num_classes:
-        raise ValueError(f"{path} has {len(names)} lines for {config.num_classes} classes")
+    names = read_labels(folder, config.num_classes)
 
     @functools.cache
     def load(*, dtype: Literal["float32", "bfloat16"] = "float32") -> Model:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 
-def written(reference: Any, folder: Path) -> tuple[Any, Path]:
-    """A PyTorch network with all weights random, and the folder it was written to.
+def randomised(reference: Any) -> Any:
+    """A PyTorch network with all weights random.
 
     What training begins with is full of zeros and ones (gates, scales, biases), which would hide
     whatever they multiply or add to.
@@ -23,8 +23,12 @@ def written(reference: Any, folder: Path) -> tuple[Any, Path]:
             weight.normal_(generator=generator).mul_(fan_in**-0.5)
             if "norm" in key and key.endswith("weight") and weight.ndim == 1:
                 weight.add_(1.0)
-    reference.eval().requires_grad_(False)
-    reference.save_pretrained(folder)
+    return reference.eval().requires_grad_(False)
+
+
+def written(reference: Any, folder: Path) -> tuple[Any, Path]:
+    """A PyTorch network with all weights random, and the folder it was written to."""
+    randomised(reference).save_pretrained(folder)
     return reference, folder
 
 

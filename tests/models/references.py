@@ -4,19 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-
-def randomised(module, seed: int = 0):
-    """Every parameter random and of a size that keeps signals of order one: nothing may be zero."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            size = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
-            if parameter.ndim == 1:
-                parameter.add_(0.5)
-    return module.eval()
+from tests.models.published import randomised
 
 
 def adm_reference(config):

@@ -14,17 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from jaxsearch.core.process import edm, trained_steps, variance_preserving
 from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
-from jaxsearch.models.dit import (
-    DiT,
-    DiTConfig,
-    dit_config,
-    dit_denoiser,
-    dit_network,
-    load_dit,
-    load_dit_folder,
-    original_names,
-    position_embedding,
-)
+from jaxsearch.models.dit import DiT, DiTConfig, dit_denoiser, dit_network, position_embedding
+from jaxsearch.models.dit_folder import dit_config, load_dit, load_dit_folder, original_names
 from jaxsearch.models.epsilon import epsilon_denoiser
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.loading import parameters

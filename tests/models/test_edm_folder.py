@@ -14,13 +14,14 @@ import pytest
 from jaxsearch.core.process import karras
 from jaxsearch.models import edm_folder
 from jaxsearch.models.adm import AdmConfig
+from jaxsearch.models.converted import write_converted
 from jaxsearch.models.edm_folder import (
     EdmConfig,
     Preconditioning,
+    abstract_network,
     load_folder,
     read_config,
     read_published,
-    write_folder,
 )
 from jaxsearch.models.song import SongConfig
 from jaxsearch.solvers import heun
@@ -89,6 +90,11 @@ def pickled(torch, persistence, tmp_path):
 def denoised(folder, sigma, label, x):
     _, denoiser = load_folder(folder)
     return denoiser(jnp.asarray(x), jnp.asarray(sigma), jnp.asarray(label))
+
+
+def write_folder(folder, config, tensors, **kwargs):
+    module, classes = abstract_network(config), config.num_classes
+    write_converted(folder, config.to_json(), module, tensors, num_classes=classes, **kwargs)
 
 
 SIGMA = np.array([0.02, 0.7, 30.0], np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.process import flow, karras, shifted, trigonometric
-from jaxsearch.models.dit import load_dit_folder
+from jaxsearch.models.dit_folder import load_dit_folder
 from jaxsearch.models.sit import interpolant_denoiser, sit_denoiser
 from jaxsearch.solvers import first_order
 from tests.models.published import relative, to_torch, written

@@ -1,0 +1,85 @@
+"""Folders that published checkpoints are converted to.
+
+config.json        what the network is; `family` says which module of `jaxsearch/zoo` reads it
+model.safetensors  its weights, in PyTorch's layout, keys of the network's attributes
+labels.txt         if it is there: the names of the classes, one a line
+vae/               of a latent model: its autoencoder, as diffusers has it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from jaxsearch.models.autoencoder_kl import load_autoencoder
+from jaxsearch.models.folders import weights_path
+from jaxsearch.models.state_dict import load_state_dict
+
+
+def write_converted(
+    folder: str | os.PathLike[str],
+    entries: Mapping[str, Any],
+    module: nnx.Module,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    source: str | os.PathLike[str] = "the checkpoint",
+    num_classes: int = 0,
+    labels: Sequence[str] = (),
+    autoencoder: str | os.PathLike[str] | None = None,
+) -> None:
+    """Writes a checkpoint into a folder, after checking that all of it is there and fits.
+
+    Args:
+        folder: new or empty.
+        entries: of `config.json`.
+        module: what the tensors have to fit; abstract will do.
+        tensors: key -> array, in PyTorch's layout.
+        source: where the tensors are from, for messages.
+        num_classes: how many labels there have to be, if there are any.
+        labels: names of the classes.
+        autoencoder: a folder of diffusers' to copy into `vae/`.
+
+    Raises:
+        ValueError: if the tensors are not those of the module, the autoencoder cannot be read,
+            there are too many or too few labels, or the folder is not empty.
+    """
+    folder = Path(folder)
+    if labels and len(labels) != num_classes:
+        raise ValueError(f"there are {len(labels)} labels for {num_classes} classes")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: take a new folder")
+    load_state_dict(module, tensors, source=source)
+    if autoencoder is not None:
+        load_autoencoder(autoencoder)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+    save_file(whole, folder / "model.safetensors")
+    if labels:
+        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    if autoencoder is not None:
+        (folder / "vae").mkdir()
+        for path in (Path(autoencoder) / "config.json", weights_path(autoencoder)):
+            shutil.copy(path, folder / "vae")
+    # Last, so that a folder with a config is complete.
+    (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def read_labels(folder: Path, num_classes: int) -> list[str]:
+    """The names of a folder's classes; none if it has none.
+
+    Raises:
+        ValueError: if there are too many or too few.
+    """
+    path = folder / "labels.txt"
+    names = path.read_text().splitlines() if path.exists() else []
+    if names and len(names) != num_classes:
+        raise ValueError(f"{path} has {len(names)} lines for {num_classes} classes")
+    return names

@@ -1,0 +1,136 @@
+"""DiT and SiT as the command offers them: pipelines of diffusers, and converted checkpoints."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxsearch.core.types import PyTree
+from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
+from jaxsearch.models.configs import read_json
+from jaxsearch.models.converted import read_labels
+from jaxsearch.models.dit import GUIDED_CHANNELS, dit_denoiser
+from jaxsearch.models.dit_folder import (
+    TransformerConfig,
+    dit_config,
+    load_converted,
+    load_dit_folder,
+    read_transformer_config,
+)
+from jaxsearch.models.folders import check_entries, read_config
+from jaxsearch.models.sit import sit_denoiser
+from jaxsearch.zoo.labels import class_prompts, split_numbers
+from jaxsearch.zoo.model import Model, ModelEntry
+
+
+class _Source(NamedTuple):
+    """What a folder says of itself before its weights are read."""
+
+    config: TransformerConfig
+    names: list[str]
+    is_pipeline: bool
+
+
+def _converted(folder: Path) -> _Source:
+    config = read_transformer_config(folder / "config.json")
+    return _Source(config, read_labels(folder, config.num_classes), False)
+
+
+def _pipeline(folder: Path) -> _Source:
+    path = folder / "model_index.json"
+    config = TransformerConfig(dit_config(read_config(folder / "transformer")), "dit")
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json")
+    names = read_json(path).get("id2label") or {}
+    classes = [str(label) for label in range(config.num_classes)] if names else []
+    for label in classes:
+        if label not in names:
+            raise ValueError(f"{path}: id2label has no name for the class {label}")
+    return _Source(config, [names[label] for label in classes], True)
+
+
+def _check_scheduler(path: Path) -> None:
+    """Refuses a noise schedule other than the one that `dit_denoiser` takes.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    entries = read_json(path)
+    fixed = {
+        "num_train_timesteps": (1000,),
+        "beta_start": (0.0001,),
+        "beta_end": (0.02,),
+        "beta_schedule": ("linear",),
+        "prediction_type": ("epsilon",),
+        "trained_betas": (None,),
+    }
+    # How a sampler of diffusers would go about it is no business of the network's.
+    check_entries(entries, needed=(), optional=set(entries) - set(fixed), fixed=fixed)
+
+
+def entry(folder: Path) -> ModelEntry:
+    """What can be said of a folder before its weights are read.
+
+    Raises:
+        ValueError: if its config cannot be read, or asks for something that is not supported.
+    """
+    config, names, is_pipeline = (
+        _pipeline(folder) if (folder / "model_index.json").exists() else _converted(folder)
+    )
+
+    @functools.cache
+    def weights(dtype: str) -> PyTree:
+        if is_pipeline:
+            return load_dit_folder(folder / "transformer", dtype=dtype)[1]
+        return load_converted(folder, dtype=dtype)[1]
+
+    @functools.cache
+    def load(
+        *,
+        guidance: float = 4.0,
+        guided_channels: int | None = GUIDED_CHANNELS,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> Model:
+        """A diffusion transformer over latents: DiT (Peebles & Xie 2023) or SiT (Ma et al. 2024).
+
+        Args:
+            guidance: scale of classifier-free guidance; 1 is none, others double the network
+                passes.
+            guided_channels: how many of the latent's channels are guided; null: all of them.
+            dtype: of weights and computation; samples are float32.
+        """
+        settings: dict[str, Any] = {
+            "guidance": guidance,
+            "guided_channels": guided_channels,
+            "dtype": dtype,
+        }
+        if config.kind == "dit":
+            denoiser = dit_denoiser(config.network, weights(dtype), **settings)
+        else:
+            denoiser = sit_denoiser(
+                config.network,
+                weights(dtype),
+                prediction=config.prediction,
+                path=config.path,
+                **settings,
+            )
+        autoencoder, params = load_autoencoder(folder / "vae", dtype=dtype)
+        decoder = autoencoder_decoder(autoencoder, params, dtype=dtype)
+        return Model(denoiser, decoder, class_prompts(config.num_classes, names))
+
+    schedule = {"name": "trained_steps", "num_steps": 50}
+    if config.kind == "sit":
+        schedule = {"name": "shifted", "num_steps": 50}
+    return ModelEntry(
+        load=load,
+        verifiers={},
+        defaults={
+            "solver": {"name": "first_order"},
+            "schedule": schedule,
+            "guide": ["brightness"],
+            "report": ["brightness"],
+            "prompts": [str(label) for label in range(min(config.num_classes, 4))],
+            "num_prompts": 4,
+        },
+        split=split_numbers,
+    )
