@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.networks --only adm --batch 1
 
-Time: 1 to 3 minutes a network on 2 CPU cores, and 2.5 GB of memory for ADM. Full-size networks with
+Time: about a minute a network on 2 CPU cores, and up to 6 GB of memory. Full-size networks with
 random weights, float32, both in one process and in turn, so that other work on the machine meets
 both. PyTorch runs eagerly on CPU. A pass is one call of the network at the batch, divided by the
 batch. It needs the `test` extra.
@@ -22,7 +22,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
-from jaxsearch.models import adm
+from jaxsearch.models import adm, autoencoder_kl, dit
 from jaxsearch.models.loading import functional, parameters
 
 
@@ -32,6 +32,7 @@ class Pair(NamedTuple):
     build: Callable[[nnx.Rngs], nnx.Module]
     inputs: Callable[[int, np.random.Generator], tuple[np.ndarray, ...]]  # channels last
     reference: Callable[[], Callable[..., Any]]  # takes the same inputs as PyTorch tensors
+    method: str = "__call__"
 
 
 def _adm() -> Pair:
@@ -63,7 +64,50 @@ def _adm() -> Pair:
     return Pair(adm.build(config), inputs, reference)
 
 
-NETWORKS: dict[str, Callable[[], Pair]] = {"adm": _adm}
+def _dit() -> Pair:
+    config = dit.DiTConfig()
+
+    def inputs(batch: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        x = rng.normal(size=(batch, 32, 32, 4)).astype(np.float32)
+        return x, np.full((batch,), 500.0, np.float32), np.full((batch,), 7, np.int32)
+
+    def reference() -> Callable[..., Any]:
+        from diffusers import DiTTransformer2DModel
+
+        model = DiTTransformer2DModel(
+            num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8,
+            num_layers=28, sample_size=32, patch_size=2, num_embeds_ada_norm=1000,
+        )  # fmt: skip
+        return lambda x, t, label: model(x.permute(0, 3, 1, 2), t, label).sample
+
+    return Pair(lambda rngs: dit.DiT(config, rngs=rngs), inputs, reference)
+
+
+def _decoder() -> Pair:
+    config = autoencoder_kl.AutoencoderConfig()
+
+    def inputs(batch: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        return (rng.normal(size=(batch, 32, 32, 4)).astype(np.float32),)
+
+    def reference() -> Callable[..., Any]:
+        from diffusers import AutoencoderKL
+
+        model = AutoencoderKL(
+            block_out_channels=config.block_out_channels, layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+        return lambda latents: model.decode(latents.permute(0, 3, 1, 2)).sample
+
+    return Pair(
+        lambda rngs: autoencoder_kl.AutoencoderKL(config, with_encoder=False, rngs=rngs),
+        inputs,
+        reference,
+        "decode",
+    )
+
+
+NETWORKS: dict[str, Callable[[], Pair]] = {"adm": _adm, "dit": _dit, "sd-decoder": _decoder}
 
 
 def main(batch: int = 1, repeats: int = 3, only: tuple[str, ...] = tuple(NETWORKS)) -> None:
@@ -93,7 +137,7 @@ def main(batch: int = 1, repeats: int = 3, only: tuple[str, ...] = tuple(NETWORK
         pair = NETWORKS[name]()
         arrays = pair.inputs(batch, np.random.default_rng(0))
         weights = parameters(pair.build(nnx.Rngs(0)))
-        apply = jax.jit(functional(pair.build))
+        apply = jax.jit(functional(pair.build, pair.method))
         on_device = [jnp.asarray(array) for array in arrays]
         begin = time.perf_counter()
         compiled = apply.lower(weights, *on_device).compile()

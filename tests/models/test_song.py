@@ -25,8 +25,8 @@ DDPMPP = SongConfig(
 )
 NCSNPP = dataclasses.replace(
     DDPMPP, embedding="fourier", noise_mult=2, encoder="residual", resample_filter=(1, 3, 3, 1),
-    num_classes=0, channel_mult=(2, 1, 2), num_blocks=1, in_channels=2, out_channels=2, image_size=12,
-    attention_resolutions=(12,),
+    num_classes=0, channel_mult=(2, 1, 2), num_blocks=1, in_channels=2, out_channels=2,
+    image_size=12, attention_resolutions=(12,),
 )  # fmt: skip
 T = np.array([-1.55, 0.3, 1.1], np.float32)
 
