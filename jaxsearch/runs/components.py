@@ -18,7 +18,7 @@ import docstring_parser
 from jaxsearch.core.aggregate import AGGREGATES
 from jaxsearch.core.process import SCHEDULES
 from jaxsearch.core.value import VALUES
-from jaxsearch.runs.errors import UserError, explained, unknown
+from jaxsearch.runs.errors import explained, unknown
 from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
@@ -79,8 +79,6 @@ def model_entry(name: str) -> ModelEntry:
         with explained(name):
             return entry(name)
     except KeyError:
-        if "/" in name:
-            raise UserError(f"there is no folder {name}, and no model of that name") from None
         raise unknown("unknown model", name, MODELS) from None
 
 

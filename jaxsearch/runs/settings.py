@@ -49,7 +49,7 @@ EXECUTION = {
     "quiet": Setting(bool, False, "show no progress and no table"),
 }
 _NAMES = {
-    "model": "NAME the base model to search, or the folder of a converted checkpoint",
+    "model": "NAME the base model to search, the folder of a checkpoint, or its id on the hub",
     "solver": "NAME the sampler",
     "schedule": "NAME the noise levels that the sampler visits",
     "searcher": "NAME what decides which noise is tried next",

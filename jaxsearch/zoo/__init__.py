@@ -12,6 +12,7 @@ import importlib
 from pathlib import Path
 
 from jaxsearch.models.configs import read_json
+from jaxsearch.zoo.hub import fetched, is_hub_id
 from jaxsearch.zoo.model import Model, ModelEntry
 
 MODELS = {
@@ -29,18 +30,25 @@ _SAYING = {"model_index.json": "_class_name", "config.json": "family"}
 
 
 def entry(name: str) -> ModelEntry:
-    """The entry of a model of `MODELS`, or of the checkpoint in a folder.
+    """The entry of a model of `MODELS`, or of a checkpoint: its folder, or its id on the hub.
 
     Raises:
-        KeyError: if there is neither such a model nor such a folder.
-        ValueError: if the folder holds no checkpoint of a family that is known.
+        KeyError: if there is no such model.
+        ValueError: if a checkpoint is not there, or of no family that is known.
     """
     if name in MODELS:
         return importlib.import_module(MODELS[name]).ENTRY
     folder = Path(name)
-    if not folder.is_dir():
-        raise KeyError(name)
-    return _of_folder(folder.resolve())
+    if folder.is_dir():
+        return _of_folder(folder.resolve())
+    if is_hub_id(name):
+        return _of_folder(_fetched(name))
+    if "/" in name:
+        raise ValueError(f"there is no folder {name}")
+    raise KeyError(name)
+
+
+_fetched = functools.cache(fetched)  # a run asks for its model several times
 
 
 @functools.cache

@@ -148,7 +148,7 @@ def test_prompts_from_a_file(checkpoint, tmp_path, capsys):
             "holds no checkpoint: it has no model_index.json",
         ),
         (["search", "--model", "other"], "family is 'flux', but there is only DiTPipeline"),
-        (["search", "--model", "some/where"], "there is no folder some/where"),
+        (["search", "--model", "some/where/else"], "there is no folder some/where/else"),
     ],
 )
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, arguments, message):

@@ -1,0 +1,54 @@
+"""Pipelines of diffusers from the Hugging Face hub, by their id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_WANTED = (
+    "model_index.json",
+    "*/*.json",
+    "*/*.txt",
+    "*/diffusion_pytorch_model.safetensors",
+    "*/model.safetensors",
+)
+"""What of a repository is read: configs, tokenizers, and weights of one precision."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of an id: `owner/repository`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+
+
+def fetched(name: str) -> Path:
+    """The folder that a repository of the hub was fetched to; from the second time on it is there.
+
+    Raises:
+        ValueError: if it cannot be had; the message says why, in one line.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise ValueError(
+            f"there is no folder {name}; for a model of the Hugging Face hub install the extra: "
+            'pip install "jaxsearch[hf]"'
+        ) from error
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_WANTED)))
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated: accept its terms at https://huggingface.co/{name} and log in with "
+            "`hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"there is no folder {name}, and the Hugging Face hub has no such model (or it is "
+            "private: log in with `hf auth login`)"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        # Also what goes wrong on the way: it is an `OSError` of one kind or another.
+        raise ValueError(
+            f"there is no folder {name}, and the Hugging Face hub cannot be reached: give the "
+            "folder of a model"
+        ) from error

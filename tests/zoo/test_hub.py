@@ -1,0 +1,88 @@
+"""Models by their id on the Hugging Face hub: fetched once, and one line where they cannot be."""
+
+from __future__ import annotations
+
+import sys
+from unittest import mock
+
+import pytest
+
+from jaxsearch import cli, zoo
+from jaxsearch.zoo import hub
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+errors = pytest.importorskip("huggingface_hub.errors")
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    zoo._fetched.cache_clear()
+
+
+def search(name):
+    return cli.main(["search", "--model", name])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_id"),
+    [
+        ("facebook/DiT-XL-2-256", True),
+        ("owner/name.v1_2", True),
+        ("digits", False),
+        ("./model", False),
+        ("../model", False),
+        ("a/b/c", False),
+        ("/model", False),
+    ],
+)
+def test_ids_have_an_owner_and_a_name(name, is_id):
+    assert hub.is_hub_id(name) == is_id
+
+
+def test_a_model_is_fetched_once_and_only_what_is_read(tmp_path, monkeypatch, capsys):
+    fake = mock.Mock(return_value=str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    for _ in range(2):
+        assert search("owner/name") == 2
+        assert "_class_name is 'FluxPipeline'" in capsys.readouterr().err
+    fake.assert_called_once()
+    assert fake.call_args.args == ("owner/name",)
+    assert "*/diffusion_pytorch_model.safetensors" in fake.call_args.kwargs["allow_patterns"]
+
+
+def failure(kind, monkeypatch):
+    response = mock.Mock(status_code=403, headers={}, request=mock.Mock())
+    made = kind("no", response=response) if issubclass(kind, errors.HfHubHTTPError) else kind("no")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", mock.Mock(side_effect=made))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (errors.GatedRepoError, "owner/name is gated: accept its terms at https://huggingface.co/"),
+        (errors.RepositoryNotFoundError, "the Hugging Face hub has no such model"),
+        (errors.LocalEntryNotFoundError, "the Hugging Face hub cannot be reached"),
+        (ConnectionError, "the Hugging Face hub cannot be reached"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(kind, message, monkeypatch, capsys):
+    failure(kind, monkeypatch)
+    assert search("owner/name") == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_without_the_network(monkeypatch, capsys, tmp_path):
+    """The library itself, told that it is offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert search("owner/name") == 2
+    assert "the Hugging Face hub cannot be reached" in capsys.readouterr().err
+
+
+def test_without_the_library(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert search("owner/name") == 2
+    assert 'pip install "jaxsearch[hf]"' in capsys.readouterr().err
