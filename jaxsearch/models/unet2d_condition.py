@@ -410,7 +410,8 @@ class UNet2DCondition(nnx.Module):
         self.conv_in = make.conv(config.in_channels, widths[0])
         skips, width = [widths[0]], widths[0]  # channels of what is kept on the way down
         self.time_embedding = _Time(width, 4 * width, make)
-        down, up = [], []
+        down: list[_DownLevel] = []
+        up: list[_UpLevel] = []
         for i, attends in enumerate(config.down_attends):
             inputs, halves = [width, *[widths[i]] * (num - 1)], i < last
             of_text = num if attends else 0
@@ -451,10 +452,10 @@ class UNet2DCondition(nnx.Module):
                 skips.append(x)
         for i in range(len(self.mid_block.resnets)):
             x = self.mid_block.layer(i, x, time, text)
-        for level in self.up_blocks:
-            for i in range(len(level.resnets)):
-                x = level.layer(i, jnp.concatenate([x, skips.pop()], axis=-1), time, text)
-            for double in level.upsamplers:
+        for rising in self.up_blocks:
+            for i in range(len(rising.resnets)):
+                x = rising.layer(i, jnp.concatenate([x, skips.pop()], axis=-1), time, text)
+            for double in rising.upsamplers:
                 x = double(x, *skips[-1].shape[1:3])
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
