@@ -9,56 +9,15 @@ import numpy as np
 import pytest
 
 from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
+from tests.models.pipelines import END, START, vocabulary, write_tokenizer
 
 pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-MERGES = [
-    ("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"), ("a", "n"), ("an", "d</w>"),
-    ("'", "s</w>"), ("'", "t</w>"), ("1", "2</w>"), ("Ã", "©</w>"), ("p", "h"), ("ph", "o"),
-    ("<", "b</w>"), ("!", "!</w>"), ("ĠĠ", "a</w>"),
-]  # fmt: skip
-
-
-def vocabulary() -> dict[str, int]:
-    """All bytes in their printable forms, whole and at the end of a word, and what is merged.
-
-    As in CLIP's own, `!` is the first and the ends of a text are the last.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    letters = [chr(code) for code in printable]
-    letters += [chr(0x100 + i) for i in range(256 - len(printable))]
-    merged = ["".join(pair) for pair in MERGES]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *merged, "ĠĠ", START, END]
-    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-
 
 @pytest.fixture(scope="module", params=[END, "!"], ids=["one", "two"])
 def folder(request, tmp_path_factory):
-    """`vocab.json`, `merges.txt` and the settings, as the published folders have them."""
-    path = tmp_path_factory.mktemp("tokenizer")
-    (path / "vocab.json").write_text(json.dumps(vocabulary()))
-    (path / "merges.txt").write_text(
-        "#version: 0.2\n" + "".join(f"{one} {two}\n" for one, two in MERGES)
-    )
-    mark = {"content": END, "lstrip": False, "normalized": False, "rstrip": False}
-    mark |= {"single_word": False, "__type": "AddedToken"}
-    settings = {
-        "bos_token": {**mark, "content": START},
-        "eos_token": mark,
-        "unk_token": mark,
-        "pad_token": END,
-        "model_max_length": 77,
-        "tokenizer_class": "CLIPTokenizer",
-        "do_lower_case": True,
-        "add_prefix_space": False,
-    }
-    (path / "tokenizer_config.json").write_text(json.dumps(settings))
-    # Stable Diffusion 2's first file says otherwise than its second, which wins.
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": request.param}
-    (path / "special_tokens_map.json").write_text(json.dumps(special))
-    return path
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"), padding=request.param)
 
 
 TEXTS = [
