@@ -48,10 +48,10 @@ class Scheduler(NamedTuple):
 
 
 def scheduler(entries: Mapping[str, Any]) -> Scheduler:
-    """Reads the config of a `DDIMScheduler` or a `PNDMScheduler`.
+    """Reads the config of a `DDIMScheduler`, `PNDMScheduler` or `EulerDiscreteScheduler`.
 
-    Both stand for the same process; which of them made the published pictures is a matter of the
-    solver, which is chosen elsewhere.
+    They stand for the same process; which of them steps through it is a matter of the solver, which
+    is chosen elsewhere.
 
     Raises:
         ValueError: naming the first entry that is missing, unknown, or of a value that is not
@@ -66,15 +66,23 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
             *("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"),
         ),
         fixed={
-            "_class_name": ("DDIMScheduler", "PNDMScheduler"),
+            "_class_name": ("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"),
             "beta_schedule": ("scaled_linear", "linear"),
             "clip_sample": (False,),
+            "final_sigmas_type": ("zero",),
+            "interpolation_type": ("linear",),
             "prediction_type": tuple(_PREDICTIONS),
             "rescale_betas_zero_snr": (False,),
             "set_alpha_to_one": (False, True),
+            "sigma_max": (None,),
+            "sigma_min": (None,),
             "thresholding": (False,),
             "timestep_spacing": ("leading", "trailing", "linspace"),
+            "timestep_type": ("discrete",),
             "trained_betas": (None,),
+            "use_beta_sigmas": (False,),
+            "use_exponential_sigmas": (False,),
+            "use_karras_sigmas": (False,),
         },
     )
     betas = {name: number(entries, name, 0.0) for name in ("beta_start", "beta_end")}
@@ -86,10 +94,8 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
     offset = entries.get("steps_offset", 1)
     check_count("the config's steps_offset", offset, 0)
     spacing = entries.get("timestep_spacing", "leading")
-    absent = (
-        entries["_class_name"] == "DDIMScheduler"
-    )  # what each class takes where nothing is said
-    final = "clean" if entries.get("set_alpha_to_one", absent) else "first"
+    # What each class does where nothing is said.
+    clean = entries.get("set_alpha_to_one", entries["_class_name"] != "PNDMScheduler")
     return Scheduler(
         variance_preserving(
             **betas,
@@ -100,7 +106,7 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
         {
             "spacing": spacing,
             "offset": offset if spacing == "leading" else 0,
-            "final": final,
+            "final": "clean" if clean else "first",
         },
     )
 

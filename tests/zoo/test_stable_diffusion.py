@@ -18,7 +18,6 @@ from jaxsearch.core.process import trained_steps
 from jaxsearch.solvers import first_order
 from jaxsearch.zoo import entry
 from jaxsearch.zoo.stable_diffusion import scheduler
-from jaxsearch.zoo.texts import text_ids
 from tests.models.pipelines import LENGTH, stable_diffusion
 from tests.models.published import relative, to_torch
 
@@ -161,15 +160,6 @@ def test_a_prompt_is_the_same_beside_others(folders):
     assert not many.context
 
 
-def test_ids_of_texts():
-    texts = ["a", "b", "1 a", "", " ", "é", "a ", "0 a"] * 3
-    ids = text_ids(texts)
-    assert len(set(ids.tolist())) == len(texts)
-    assert ids.min() >= 0
-    # They must never change: runs of another day would no longer replay.
-    np.testing.assert_array_equal(text_ids(["a", "a"]), [1947945454, 1977164761])
-
-
 # -------------------------------------------------------------------------------------- the command
 
 
@@ -309,6 +299,8 @@ def test_schedulers():
     np.testing.assert_allclose(found.process.alpha(np.array([999.0])) ** 2, 0.0047, atol=5e-5)
     few = {k: STEPS_OF_ONE[k] for k in ("_class_name", "beta_start", "beta_end", "beta_schedule")}
     assert scheduler(few).schedule == found.schedule
+    euler = {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear"}
+    assert scheduler({**STEPS_OF_ONE, **euler}) == found
     ddim = scheduler({**few, "_class_name": "DDIMScheduler", "timestep_spacing": "trailing"})
     assert ddim.schedule == {"spacing": "trailing", "offset": 0, "final": "clean"}
 
@@ -316,7 +308,8 @@ def test_schedulers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "EulerDiscreteScheduler"}, "_class_name is 'EulerDiscreteScheduler'"),
+        ({"_class_name": "UniPCMultistepScheduler"}, "_class_name is 'UniPCMultistepScheduler'"),
+        ({"use_karras_sigmas": True}, "use_karras_sigmas is True: only False"),
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule is 'squaredcos_cap_v2'"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True: only False"),
         ({"thresholding": True}, "thresholding is True: only False"),
