@@ -61,3 +61,13 @@ class Layers(NamedTuple):
             use_fast_variance=False,
             rngs=self.rngs,
         )
+
+    def layer_norm(self, features: int) -> nnx.LayerNorm:
+        """A normalisation of the last axis."""
+        return nnx.LayerNorm(
+            features,
+            epsilon=self.epsilon,
+            dtype=jnp.float32,
+            use_fast_variance=False,
+            rngs=self.rngs,
+        )

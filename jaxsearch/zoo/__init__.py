@@ -20,6 +20,7 @@ MODELS = {
 }
 FAMILIES = {
     "DiTPipeline": "jaxsearch.zoo.dit",
+    "StableDiffusionPipeline": "jaxsearch.zoo.stable_diffusion",
     "dit": "jaxsearch.zoo.dit",
     "edm": "jaxsearch.zoo.edm",
 }

@@ -1,0 +1,257 @@
+"""Stable Diffusion 1 and 2 as the command offers them: folders of pipelines of `diffusers`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxsearch.core.checks import check_count, check_range
+from jaxsearch.core.process import variance_preserving
+from jaxsearch.core.types import Array, Denoiser, Process, Prompts
+from jaxsearch.models.autoencoder_kl import (
+    autoencoder_config,
+    autoencoder_decoder,
+    load_autoencoder,
+)
+from jaxsearch.models.clip_text import clip_text_config, clip_text_network, load_clip_text
+from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
+from jaxsearch.models.configs import read_json
+from jaxsearch.models.epsilon import epsilon_denoiser, v_denoiser
+from jaxsearch.models.folders import check_entries, number
+from jaxsearch.models.guidance import classifier_free_guidance
+from jaxsearch.models.unet2d_condition import UNetConfig, load_unet, unet_config, unet_network
+from jaxsearch.zoo.model import Model, ModelEntry
+from jaxsearch.zoo.texts import text_ids
+
+_PARTS = {
+    "text_encoder": "CLIPTextModel",
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+}
+_PREDICTIONS: dict[str, Callable[..., Denoiser]] = {
+    "epsilon": epsilon_denoiser,
+    "v_prediction": v_denoiser,
+}
+
+
+class Scheduler(NamedTuple):
+    """What `scheduler/scheduler_config.json` says of the process, and of the steps to take."""
+
+    process: Process
+    prediction: str  # "epsilon" or "v_prediction"
+    schedule: Mapping[str, Any]  # settings of `trained_steps`
+
+
+def scheduler(entries: Mapping[str, Any]) -> Scheduler:
+    """Reads the config of a `DDIMScheduler`, `PNDMScheduler` or `EulerDiscreteScheduler`.
+
+    They stand for the same process; which of them steps through it is a matter of the solver, which
+    is chosen elsewhere.
+
+    Raises:
+        ValueError: naming the first entry that is missing, unknown, or of a value that is not
+            supported.
+    """
+    check_entries(
+        entries,
+        needed=("_class_name", "beta_start", "beta_end"),
+        # Those of a clipping or thresholding that is off, and of PNDM's first steps.
+        optional=(
+            *("num_train_timesteps", "steps_offset", "skip_prk_steps"),
+            *("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"),
+        ),
+        fixed={
+            "_class_name": ("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"),
+            "beta_schedule": ("scaled_linear", "linear"),
+            "clip_sample": (False,),
+            "final_sigmas_type": ("zero",),
+            "interpolation_type": ("linear",),
+            "prediction_type": tuple(_PREDICTIONS),
+            "rescale_betas_zero_snr": (False,),
+            "set_alpha_to_one": (False, True),
+            "sigma_max": (None,),
+            "sigma_min": (None,),
+            "thresholding": (False,),
+            "timestep_spacing": ("leading", "trailing", "linspace"),
+            "timestep_type": ("discrete",),
+            "trained_betas": (None,),
+            "use_beta_sigmas": (False,),
+            "use_exponential_sigmas": (False,),
+            "use_karras_sigmas": (False,),
+        },
+    )
+    betas = {name: number(entries, name, 0.0) for name in ("beta_start", "beta_end")}
+    for name, value in betas.items():
+        check_range(f"the config's {name}", value, 0.0, 1.0, open_low=True, open_high=True)
+    num_train_steps = entries.get("num_train_timesteps", 1000)
+    check_count("the config's num_train_timesteps", num_train_steps)
+    # Early files do not have it, and their pipelines put it right.
+    offset = entries.get("steps_offset", 1)
+    check_count("the config's steps_offset", offset, 0)
+    spacing = entries.get("timestep_spacing", "leading")
+    # What each class does where nothing is said.
+    clean = entries.get("set_alpha_to_one", entries["_class_name"] != "PNDMScheduler")
+    return Scheduler(
+        variance_preserving(
+            **betas,
+            shape=entries.get("beta_schedule", "linear"),
+            num_train_steps=num_train_steps,
+        ),
+        entries.get("prediction_type", "epsilon"),
+        {
+            "spacing": spacing,
+            "offset": offset if spacing == "leading" else 0,
+            "final": "clean" if clean else "first",
+        },
+    )
+
+
+def entry(folder: Path) -> ModelEntry:
+    """What can be said of a pipeline's folder before its weights are read.
+
+    Raises:
+        ValueError: if a config cannot be read, or says what is not supported.
+    """
+    _check_parts(folder / "model_index.json")
+    config = _of(folder / "unet", unet_config)
+    plan = _of(folder / "scheduler", scheduler, "scheduler_config.json")
+    scale = 2 ** (len(_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
+    _check_fit(folder, config)
+
+    @functools.cache
+    def load(
+        *,
+        guidance: float = 7.5,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> Model:
+        """Stable Diffusion 1 or 2, or another pipeline of their form.
+
+        A prompt is a text, of which CLIP reads the first 75 tokens.
+
+        Args:
+            guidance: scale of classifier-free guidance; 1 is none, others double the network
+                passes.
+            negative_prompt: what guidance leads away from, for all prompts.
+            height: of pictures in pixels, a multiple of 8. null: as it was trained.
+            width: of pictures in pixels, a multiple of 8. null: as it was trained.
+            dtype: of weights and computation; samples, and the encoder of texts, are float32.
+
+        Raises:
+            ValueError: if a setting is out of its range, or the folder's files do not fit.
+        """
+        sides = _sides({"height": height, "width": width}, config.sample_size, scale)
+        check_range("guidance scale", guidance)
+        encode = _encoder(folder)
+        _, params = load_unet(folder / "unet", dtype=dtype)
+        denoiser = _PREDICTIONS[plan.prediction](
+            unet_network(config, dtype=dtype),
+            params,
+            shape=(*sides, config.in_channels),
+            process=plan.process,
+        )
+        denoiser = classifier_free_guidance(
+            denoiser, scale=guidance, null=encode([negative_prompt])[0]
+        )
+        decoder = autoencoder_decoder(*load_autoencoder(folder / "vae", dtype=dtype), dtype=dtype)
+
+        def prompts(texts: Sequence[str]) -> Prompts:
+            return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
+
+        return Model(denoiser, decoder, prompts)
+
+    return ModelEntry(
+        load=load,
+        verifiers={},
+        defaults={
+            "solver": {"name": "first_order", "eta": 1.0},
+            "schedule": {"name": "trained_steps", "num_steps": 50, **plan.schedule},
+            "guide": ["brightness"],
+            "report": ["brightness", "compressibility"],
+            "verifiers": {"compressibility": {"max_bytes": 150_000}},  # of 512 x 512 pixels
+            "prompts": ["a lighthouse on a cliff at dusk"],
+        },
+    )
+
+
+def _check_parts(path: Path) -> None:
+    """Refuses a pipeline whose networks are of other classes."""
+    parts = read_json(path)
+    for part, wanted in _PARTS.items():
+        if part not in parts:
+            raise ValueError(f"{path} has no {part}: its class must be {wanted}")
+        value = parts[part]
+        found = value[-1] if isinstance(value, list) and value else value
+        if found != wanted:
+            raise ValueError(f"{path}: {part} is {found!r}: only {wanted!r} is supported")
+
+
+def _of(folder: Path, read: Callable[[Mapping[str, Any]], Any], name: str = "config.json") -> Any:
+    """A config of one of the folders; what is wrong with it is said with its path."""
+    try:
+        return read(read_json(folder / name))
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(
+            message if str(folder) in message else f"{folder / name}: {message}"
+        ) from error
+
+
+def _check_fit(folder: Path, config: UNetConfig) -> None:
+    """Refuses networks that do not go together."""
+    text = _of(folder / "text_encoder", clip_text_config)
+    if text.hidden_size != config.cross_attention_dim:
+        raise ValueError(
+            f"{folder}: texts have {text.hidden_size} features, but the unet's cross_attention_dim "
+            f"is {config.cross_attention_dim}"
+        )
+    latent = _of(folder / "vae", autoencoder_config).latent_channels
+    if latent != config.in_channels:
+        raise ValueError(
+            f"{folder}: the unet's in_channels is {config.in_channels}, but the vae's latents have "
+            f"{latent} channels"
+        )
+
+
+def _sides(pixels: Mapping[str, int | None], trained: int, scale: int) -> tuple[int, ...]:
+    """Height and width of a latent."""
+    for name, value in pixels.items():
+        if value is not None:
+            check_count(name, value)
+            if value % scale:
+                raise ValueError(f"{name} is {value}: it must be a multiple of {scale}")
+    return tuple(trained if value is None else value // scale for value in pixels.values())
+
+
+def _encoder(folder: Path) -> Callable[[Sequence[str]], Array]:
+    """`texts [P] -> features [P, length, features]` float32."""
+    config, params = load_clip_text(folder / "text_encoder")
+    tokenise = load_clip_tokenizer(folder / "tokenizer", length=config.max_position_embeddings)
+    # They are needed while prompts are read and never in a search, so they wait on the host.
+    params = jax.device_get(params)
+    network = _jitted(clip_text_network(config))
+
+    def encode(texts: Sequence[str]) -> Array:
+        ids = tokenise(texts)
+        if ids.max(initial=0) >= config.vocab_size:
+            raise ValueError(
+                f"{folder}: the tokenizer has a token {ids.max()}, but the text encoder's "
+                f"vocab_size is {config.vocab_size}"
+            )
+        weights = jax.device_put(params)
+        # One by one: in a batch, what is beside a prompt could change its last bits.
+        features = [network(weights, jnp.asarray(row[None])) for row in ids]
+        return jnp.concatenate(features)
+
+    return encode
+
+
+_jitted = functools.cache(jax.jit)
+"""The same program for the same network, also where a folder is loaded again."""

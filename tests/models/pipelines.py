@@ -1,0 +1,139 @@
+"""Pipelines of `diffusers` as small as they get: random weights, a vocabulary made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.models.published import written
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MERGES = [
+    ("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"), ("a", "n"), ("an", "d</w>"),
+    ("'", "s</w>"), ("'", "t</w>"), ("1", "2</w>"), ("Ã", "©</w>"), ("p", "h"), ("ph", "o"),
+    ("<", "b</w>"), ("!", "!</w>"), ("ĠĠ", "a</w>"),
+]  # fmt: skip
+
+
+def vocabulary() -> dict[str, int]:
+    """All bytes in their printable forms, whole and at the end of a word, and what is merged.
+
+    As in CLIP's own, `!` is the first and the ends of a text are the last.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = [chr(code) for code in printable]
+    letters += [chr(0x100 + i) for i in range(256 - len(printable))]
+    merged = ["".join(pair) for pair in MERGES]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *merged, "ĠĠ", START, END]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
+def write_tokenizer(folder: Path, *, padding: str, length: int = 77) -> Path:
+    """`vocab.json`, `merges.txt` and the settings, as Stable Diffusion's folders have them."""
+    (folder / "vocab.json").write_text(json.dumps(vocabulary()))
+    merges = "".join(f"{one} {two}\n" for one, two in MERGES)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges)
+    mark = {"content": END, "lstrip": False, "normalized": False, "rstrip": False}
+    mark |= {"single_word": False, "__type": "AddedToken"}
+    settings = {
+        "bos_token": {**mark, "content": START},
+        "eos_token": mark,
+        "unk_token": mark,
+        "pad_token": END,
+        "model_max_length": length,
+        "tokenizer_class": "CLIPTokenizer",
+        "do_lower_case": True,
+        "add_prefix_space": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    # Stable Diffusion 2's first file says otherwise than its second, which wins.
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return folder
+
+
+LENGTH = 12
+_UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 16,
+    "attention_head_dim": 4,
+}
+_VAE = {
+    "block_out_channels": (4, 8),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "scaling_factor": 0.18215,
+}
+_TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": LENGTH,
+}
+_STEPS = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+
+
+def stable_diffusion(family: int, folder: Path) -> tuple[Any, Path]:
+    """A `StableDiffusionPipeline` of the form of version 1 or 2, and the folder it was written to.
+
+    Pictures are 16x16. The tokenizer has the two files that the published folders have.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        PNDMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    two = family == 2
+    unet = {"attention_head_dim": (2, 4), "use_linear_projection": True, "upcast_attention": True}
+    text = CLIPTextConfig(
+        **_TEXT,
+        vocab_size=len(vocabulary()),
+        bos_token_id=vocabulary()[START],
+        eos_token_id=vocabulary()[END],
+        hidden_act="gelu" if two else "quick_gelu",
+    )
+    networks = {
+        "unet": UNet2DConditionModel(**{**_UNET, **(unet if two else {})}),
+        "vae": AutoencoderKL(**_VAE),
+        "text_encoder": CLIPTextModel(text),
+    }
+    parts = {name: written(network, folder / name)[0] for name, network in networks.items()}
+    (folder / "tokenizer").mkdir()
+    write_tokenizer(folder / "tokenizer", padding="!" if two else END, length=LENGTH)
+    scheduler = (
+        DDIMScheduler(**_STEPS, clip_sample=False, prediction_type="v_prediction")
+        if two
+        else PNDMScheduler(**_STEPS, skip_prk_steps=True)
+    )
+    pipeline = StableDiffusionPipeline(
+        **parts,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    return pipeline, folder
