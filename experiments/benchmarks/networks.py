@@ -22,7 +22,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
-from jaxsearch.models import adm, autoencoder_kl, dit
+from jaxsearch.models import adm, autoencoder_kl, dit, unet2d_condition
 from jaxsearch.models.loading import functional, parameters
 
 
@@ -107,7 +107,29 @@ def _decoder() -> Pair:
     )
 
 
-NETWORKS: dict[str, Callable[[], Pair]] = {"adm": _adm, "dit": _dit, "sd-decoder": _decoder}
+def _unet() -> Pair:
+    config = unet2d_condition.UNetConfig()
+
+    def inputs(batch: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        x = rng.normal(size=(batch, 64, 64, 4)).astype(np.float32)
+        text = rng.normal(size=(batch, 77, 768)).astype(np.float32)
+        return x, np.full((batch,), 500.0, np.float32), text
+
+    def reference() -> Callable[..., Any]:
+        from diffusers import UNet2DConditionModel
+
+        model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        return lambda x, t, text: model(x.permute(0, 3, 1, 2), t, text).sample
+
+    return Pair(lambda rngs: unet2d_condition.UNet2DCondition(config, rngs=rngs), inputs, reference)
+
+
+NETWORKS: dict[str, Callable[[], Pair]] = {
+    "adm": _adm,
+    "dit": _dit,
+    "sd-unet": _unet,
+    "sd-decoder": _decoder,
+}
 
 
 def main(batch: int = 1, repeats: int = 3, only: tuple[str, ...] = tuple(NETWORKS)) -> None:
