@@ -8,13 +8,22 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before JAX is imported. Machine code is not optimised: tests compile far more than they run.
+# Before JAX is imported. Machine code is not optimised and loops are fused the former way: tests
+# compile far more than they run. Bits that hang on how users' programs are fused are compared by
+# `test_as_users_compile.py`, which sets the variable.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
+        *(
+            []
+            if "JAXSEARCH_AS_USERS_COMPILE" in os.environ
+            else [
+                "--xla_backend_optimization_level=0",
+                "--xla_llvm_disable_expensive_passes=true",
+                "--xla_cpu_use_fusion_emitters=false",
+            ]
+        ),
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -34,6 +43,13 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 _MAPS = Path("/proc/self/maps")
 _TESTS = itertools.count()
+
+
+AS_USERS_COMPILE = "JAXSEARCH_AS_USERS_COMPILE"
+as_users_compile = pytest.mark.skipif(
+    AS_USERS_COMPILE not in os.environ, reason="test_as_users_compile.py runs it"
+)
+"""Of a test whose bits differ where programs are compiled quickly."""
 
 
 @pytest.fixture(autouse=True)

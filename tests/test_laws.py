@@ -21,6 +21,7 @@ from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Cost, Prompts, SearchResult, Verifier
 from jaxsearch.core.value import lookahead, solver_estimate
 from tests import cases, toys
+from tests.conftest import as_users_compile
 
 # Every searcher on EDM's Heun (two calls in a step, steps without noise), and every other solver
 # with one searcher of the initial noise and one of the injected noise.
@@ -36,9 +37,8 @@ FIRST = {case.searcher.name: name for name, case in reversed(cases.SEARCHERS.ite
 every_searcher = pytest.mark.parametrize("searcher", sorted(FIRST.values()))
 # What the first cases do not have: a free part beside a recipe, a wrapper, scores of families.
 MORE = ("cross_entropy_spectral", "mcts_value", "zero_order_stops")
-first_pairs = pytest.mark.parametrize(
-    ("searcher", "solver"), [pair for pair in PAIRS if pair[0] in (*FIRST.values(), *MORE)]
-)
+FIRST_PAIRS = [pair for pair in PAIRS if pair[0] in (*FIRST.values(), *MORE)]
+first_pairs = pytest.mark.parametrize(("searcher", "solver"), FIRST_PAIRS)
 
 
 def problem(solver: str, value=solver_estimate(), verifiers=(toys.bright,)):
@@ -165,7 +165,13 @@ def test_devices_microbatch_and_company_do_not_matter(searcher, solver):
     assert_same(alone, jax.tree.map(lambda leaf: leaf[2:3], per_prompt), tolerance)
 
 
-@first_pairs
+@pytest.mark.parametrize(
+    ("searcher", "solver"),
+    [
+        pytest.param(*pair, marks=as_users_compile) if pair[0] == "gradient" else pair
+        for pair in FIRST_PAIRS
+    ],
+)
 def test_chunks_give_the_same_bits_and_can_be_taken_up_again(searcher, solver):
     """A search handed back every two rounds, and one taken up from a state of it."""
     one, problem_, prompts = cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4)

@@ -13,6 +13,7 @@ from jaxsearch.core.search import result_of, search, search_in_chunks, start
 from jaxsearch.runs.checkpoint import Checkpoints, pack
 from jaxsearch.runs.errors import UserError
 from jaxsearch.searchers import gradient
+from tests.conftest import as_users_compile
 from tests.runs.small import ARGUMENTS, PROBLEM, PROMPTS, shapes
 
 
@@ -23,6 +24,7 @@ def assert_same(one, two) -> None:
         np.testing.assert_array_equal(*(np.asarray(leaf) for leaf in pack((a, b))))
 
 
+@as_users_compile
 def test_the_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     key = jax.random.key(3)
     chunks = search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=2)

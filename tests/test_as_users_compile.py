@@ -1,0 +1,34 @@
+"""Bits that hang on how programs are fused, compared in programs compiled as users' are.
+
+`conftest.py` has tests compiled quickly. There a loop of one round may round its sums otherwise
+than a loop of many does, which it must not where results are promised to be the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import AS_USERS_COMPILE
+
+CHUNKS = "tests/test_laws.py::test_chunks_give_the_same_bits_and_can_be_taken_up_again"
+TESTS = [
+    f"{CHUNKS}[epsilon_greedy-heun_edm]",
+    f"{CHUNKS}[gradient-heun_edm]",
+    "tests/runs/test_checkpoint.py::test_the_search_goes_on_to_the_same_end",
+]
+
+
+def test_a_search_in_chunks_has_the_bits_of_a_whole_one() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS],
+        env={**environment, "XLA_FLAGS": "", AS_USERS_COMPILE: "1"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "..." in done.stdout, "none may be skipped"
