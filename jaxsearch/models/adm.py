@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array
 from jaxsearch.models.attention import attention
 from jaxsearch.models.embeddings import sinusoidal
@@ -52,6 +53,16 @@ class AdmConfig:
     head_channels: int = 64
     num_classes: int = 0
     min_group_channels: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be a shape."""
+        counts = ("image_size", "in_channels", "out_channels", "model_channels", "num_res_blocks")
+        for name in (*counts, "head_channels", "min_group_channels"):
+            check_count(name, getattr(self, name))
+        check_count("num_classes", self.num_classes, 0)
+        check_count("the number of levels in channel_mult", len(self.channel_mult))
+        for number in (*self.channel_mult, *self.attention_resolutions):
+            check_count("an entry of channel_mult, or of another list,", number)
 
     @property
     def embedding(self) -> int:

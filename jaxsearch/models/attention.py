@@ -8,7 +8,7 @@ from jaxsearch.core.types import Array
 
 
 def attention(query: Array, key: Array, value: Array, *, causal: bool = False) -> Array:
-    """Softmax attention of heads [n, length, heads, channels], with flash kernels where there are.
+    """Softmax attention of heads [n, length, heads, channels].
 
     Scaled by `1 / sqrt(channels)` (Vaswani et al. 2017, equation 1); the softmax is in float32.
     Keys and values may have another length than the queries. Where it is causal, a place sees

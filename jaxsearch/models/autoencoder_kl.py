@@ -410,6 +410,17 @@ def load_autoencoder(
     return config, load_state_dict(module, tensors, source=weights_path(folder))
 
 
+def check_latents(folder: str | os.PathLike[str], channels: int) -> None:
+    """Refuses an autoencoder whose latents are not those of a network.
+
+    Raises:
+        ValueError: if its config cannot be read, or has another number of channels.
+    """
+    found = autoencoder_config(read_config(folder)).latent_channels
+    if found != channels:
+        raise ValueError(f"{folder}: its latents have {found} channels, the network's {channels}")
+
+
 _FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 

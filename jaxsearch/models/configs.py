@@ -24,7 +24,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raw = json.loads(Path(path).read_text())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {os.strerror(error.errno or 0).lower()}") from error
-    except ValueError as error:  # of JSON, or of text that is none
+    except (ValueError, RecursionError) as error:  # of JSON, or of text that is none
         raise ValueError(f"cannot read {path}: it is no JSON ({error})") from error
     if not isinstance(raw, dict):
         raise ValueError(f"cannot read {path}: it holds no entries")

@@ -136,7 +136,10 @@ def read_published(
             )
         return config, read_state_dict(path, name=entry)
     if config is not None:
-        raise ValueError(f"{path} carries its own config: leave the other one out")
+        raise ValueError(
+            f"{path} is no state dict that PyTorch saved; one of EDM's pickles carries its own "
+            "config: leave the other one out"
+        )
     network = read_network(path, name=entry or "ema")
     config = _config_of(network, path)
     tensors = {key.removeprefix("model."): value for key, value in network.tensors.items()}

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.loading import read_safetensors
+from jaxsearch.models.pickles import read_state_dict
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -23,8 +24,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def weights_path(folder: str | os.PathLike[str]) -> Path:
-    """Where a folder has its weights."""
-    return Path(folder) / "diffusion_pytorch_model.safetensors"
+    """Where a folder has its weights: safetensors, or PyTorch's own format where there are none."""
+    path = Path(folder) / "diffusion_pytorch_model.safetensors"
+    older = path.with_suffix(".bin")
+    return older if older.exists() and not path.exists() else path
 
 
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -33,7 +36,8 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: if they cannot be read. The message names the file.
     """
-    return read_safetensors(weights_path(folder))
+    path = weights_path(folder)
+    return read_state_dict(path) if path.suffix == ".bin" else read_safetensors(path)
 
 
 def check_entries(

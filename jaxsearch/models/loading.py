@@ -118,7 +118,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     try:
         return load_file(path)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"cannot read weights from {path}: {error}") from error
 
 

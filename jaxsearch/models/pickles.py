@@ -114,7 +114,7 @@ def read_state_dict(path: str | os.PathLike[str], *, name: str | None = None) ->
             raise _RefusedError(f"it holds a {type(weights).__name__} instead of a state dict")
         for key, value in weights.items():
             if not isinstance(value, _Tensor):
-                hint = "; say by `name` which entry holds the weights" if name is None else ""
+                hint = "; say which entry holds the weights (name, --entry)" if name is None else ""
                 raise _RefusedError(f"{key!r} is no tensor{hint}")
         return {str(key): value.array() for key, value in weights.items()}
 
@@ -265,6 +265,7 @@ def _bytes(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 _TENSORS: dict[str, Any] = {
+    "argparse.Namespace": _Container,  # beside the weights of training checkpoints
     "collections.OrderedDict": _Dictionary,
     "torch._utils._rebuild_parameter": _Constructor(_parameter),
     "torch._utils._rebuild_tensor_v2": _Constructor(_tensor),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array
 from jaxsearch.models.adm import reordered
 from jaxsearch.models.attention import attention
@@ -60,6 +61,16 @@ class SongConfig:
     embedding_mult: int = 4
     encoder: Literal["standard", "residual"] = "standard"
     resample_filter: tuple[int, ...] = (1, 1)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be a shape."""
+        counts = ("image_size", "in_channels", "out_channels", "model_channels", "num_blocks")
+        for name in (*counts, "noise_mult", "embedding_mult"):
+            check_count(name, getattr(self, name))
+        check_count("num_classes", self.num_classes, 0)
+        check_count("the number of levels in channel_mult", len(self.channel_mult))
+        for number in (*self.channel_mult, *self.attention_resolutions, *self.resample_filter):
+            check_count("an entry of channel_mult, or of another list,", number)
 
 
 def _filtered(x: Array, taps: tuple[int, ...], resample: Resample, padding: int) -> Array:

@@ -62,8 +62,8 @@ def load_state_dict(
         Parameters for `nnx.merge`: arrays on the default device.
 
     Raises:
-        ValueError: if a key is missing or unknown, or a tensor has another shape. The message names
-            source, keys and shapes.
+        ValueError: if a key is missing or unknown, or a tensor has another shape or is of integers
+            where floats are wanted. The message names source, keys and shapes.
     """
     layers = dict(nnx.iter_modules(module))
     wanted = parameters(module)
@@ -72,6 +72,11 @@ def load_state_dict(
     shapes = {key: place.shape for place in places for key in place.keys}
     found = {key: _without_ones(tensor, shapes.get(key)) for key, tensor in tensors.items()}
     check_fit(shapes, {key: tensor.shape for key, tensor in found.items()}, module, source)
+    for place, (_, leaf) in zip(places, leaves, strict=True):
+        for key in place.keys:
+            floating = jnp.issubdtype(found[key].dtype, jnp.floating)
+            if jnp.issubdtype(leaf.dtype, jnp.floating) and not floating:
+                raise ValueError(f"{source}: {key} is stored as {found[key].dtype}, not as floats")
 
     def take(place: _Place, leaf: Any) -> Array:
         parts = [found[key] for key in place.keys]

@@ -13,6 +13,7 @@ import yaml
 from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.errors import UserError, unknown
 from jaxsearch.runs.files import read_text
+from jaxsearch.zoo import located
 
 KINDS = ("model", "solver", "schedule", "searcher", "value", "aggregate")
 """The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
@@ -152,9 +153,11 @@ def _over(below: Mapping[str, Any] | None, name: str, above: Any) -> Any:
 
 def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A config with every part named: what is not said comes from the model's own defaults."""
-    model = overlay(_DEFAULTS, raw)["model"]["name"]
-    entry = model_entry(str(model))
+    model = str(overlay(_DEFAULTS, raw)["model"]["name"])
+    entry = model_entry(model)
     full = overlay(overlay(_DEFAULTS, entry.defaults), raw)
+    # A run may be taken up or replayed from anywhere.
+    full["model"] = {**full["model"], "name": located(model)}
     full["guide"] = list(dict.fromkeys(full["guide"]))
     full["report"] = [name for name in dict.fromkeys(full["report"]) if name not in full["guide"]]
     if not full["guide"]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from jaxsearch.models import dit_folder, edm_folder
+from jaxsearch.models.autoencoder_kl import check_latents
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.converted import write_converted
 from jaxsearch.models.pickles import read_state_dict
@@ -79,6 +80,7 @@ def convert(request: ConvertRequest) -> str:
         if isinstance(config, dit_folder.TransformerConfig):
             if request.autoencoder is None:
                 raise UserError("DiT and SiT make latents: name their --autoencoder, a folder")
+            check_latents(request.autoencoder, config.network.in_channels)
             tensors = read_state_dict(request.source, name=request.entry)
             module: nnx.Module = dit_folder.abstract_dit(config.network)
             size = config.network.input_size

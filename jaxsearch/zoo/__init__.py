@@ -49,6 +49,11 @@ def entry(name: str) -> ModelEntry:
     raise KeyError(name)
 
 
+def located(name: str) -> str:
+    """The name of a model, a folder's as an absolute path."""
+    return str(Path(name).resolve()) if name not in MODELS and Path(name).is_dir() else name
+
+
 _fetched = functools.cache(fetched)  # a run asks for its model several times
 
 
@@ -66,7 +71,7 @@ def family_of(folder: Path) -> str:
     for name, key in _SAYING.items():
         if (folder / name).exists():
             family = read_json(folder / name).get(key)
-            if family not in FAMILIES:
+            if not isinstance(family, str) or family not in FAMILIES:
                 raise ValueError(
                     f"{folder / name}: {key} is {family!r}, but there is only {', '.join(FAMILIES)}"
                 )
@@ -77,4 +82,4 @@ def family_of(folder: Path) -> str:
     )
 
 
-__all__ = ["FAMILIES", "MODELS", "Model", "ModelEntry", "entry", "family_of"]
+__all__ = ["FAMILIES", "MODELS", "Model", "ModelEntry", "entry", "family_of", "located"]

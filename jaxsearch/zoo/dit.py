@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxsearch.core.types import PyTree
-from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
+from jaxsearch.models.autoencoder_kl import (
+    autoencoder_decoder,
+    check_latents,
+    load_autoencoder,
+)
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.converted import read_labels
 from jaxsearch.models.dit import GUIDED_CHANNELS, dit_denoiser
@@ -22,6 +27,7 @@ from jaxsearch.models.folders import check_entries, read_config
 from jaxsearch.models.sit import sit_denoiser
 from jaxsearch.zoo.labels import class_prompts, split_numbers
 from jaxsearch.zoo.model import Model, ModelEntry
+from jaxsearch.zoo.stable_diffusion import scheduler
 
 
 class _Source(NamedTuple):
@@ -29,33 +35,34 @@ class _Source(NamedTuple):
 
     config: TransformerConfig
     names: list[str]
-    is_pipeline: bool
+    steps: Mapping[str, Any] | None  # of a pipeline: what its scheduler visits
 
 
 def _converted(folder: Path) -> _Source:
     config = read_transformer_config(folder / "config.json")
-    return _Source(config, read_labels(folder, config.num_classes), False)
+    return _Source(config, read_labels(folder, config.num_classes), None)
 
 
 def _pipeline(folder: Path) -> _Source:
     path = folder / "model_index.json"
     config = TransformerConfig(dit_config(read_config(folder / "transformer")), "dit")
-    _check_scheduler(folder / "scheduler" / "scheduler_config.json")
+    steps = _steps(folder / "scheduler" / "scheduler_config.json")
     names = read_json(path).get("id2label") or {}
     classes = [str(label) for label in range(config.num_classes)] if names else []
     for label in classes:
         if label not in names:
             raise ValueError(f"{path}: id2label has no name for the class {label}")
-    return _Source(config, [names[label] for label in classes], True)
+    return _Source(config, [str(names[label]) for label in classes], steps)
 
 
-def _check_scheduler(path: Path) -> None:
-    """Refuses a noise schedule other than the one that `dit_denoiser` takes.
+def _steps(path: Path) -> Mapping[str, Any]:
+    """The steps of a pipeline's scheduler, whose process must be the one of `dit_denoiser`.
 
     Raises:
-        ValueError: naming the entry.
+        ValueError: naming the entry that is not.
     """
     entries = read_json(path)
+    plan = scheduler(entries)
     fixed = {
         "num_train_timesteps": (1000,),
         "beta_start": (0.0001,),
@@ -64,8 +71,8 @@ def _check_scheduler(path: Path) -> None:
         "prediction_type": ("epsilon",),
         "trained_betas": (None,),
     }
-    # How a sampler of diffusers would go about it is no business of the network's.
     check_entries(entries, needed=(), optional=set(entries) - set(fixed), fixed=fixed)
+    return plan.schedule
 
 
 def entry(folder: Path) -> ModelEntry:
@@ -74,9 +81,12 @@ def entry(folder: Path) -> ModelEntry:
     Raises:
         ValueError: if its config cannot be read, or asks for something that is not supported.
     """
-    config, names, is_pipeline = (
+    config, names, steps = (
         _pipeline(folder) if (folder / "model_index.json").exists() else _converted(folder)
     )
+    is_pipeline = steps is not None
+    steps = steps or {}
+    check_latents(folder / "vae", config.network.in_channels)
 
     @functools.cache
     def weights(dtype: str) -> PyTree:
@@ -118,9 +128,11 @@ def entry(folder: Path) -> ModelEntry:
         decoder = autoencoder_decoder(autoencoder, params, dtype=dtype)
         return Model(denoiser, decoder, class_prompts(config.num_classes, names))
 
-    schedule = {"name": "trained_steps", "num_steps": 50}
+    schedule: dict[str, Any] = {"name": "trained_steps", "num_steps": 50, **steps}
     if config.kind == "sit":
-        schedule = {"name": "shifted", "num_steps": 50}
+        # From a score or a noise nothing follows for the sample where there is nothing but noise.
+        even = config.prediction == "velocity"
+        schedule = {"name": "shifted" if even else "karras", "num_steps": 50}
     return ModelEntry(
         load=load,
         verifiers={},

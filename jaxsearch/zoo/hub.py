@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
-_WANTED = (
+_CONFIGS = (
     "model_index.json",
-    "*/*.json",
-    "*/*.txt",
-    "*/diffusion_pytorch_model.safetensors",
-    "*/model.safetensors",
+    "*/config.json",
+    "scheduler/*.json",
+    "tokenizer/*",
 )
-"""What of a repository is read: configs, tokenizers, and weights of one precision."""
+_WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+"""By part of a pipeline: its file of weights. Nothing else of a repository is read."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -35,7 +41,16 @@ def fetched(name: str) -> Path:
             'pip install "jaxsearch[hf]"'
         ) from error
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_WANTED)))
+        safe = [f"{part}/{file}.safetensors" for part, file in _WEIGHTS.items()]
+        fetch = functools.partial(huggingface_hub.snapshot_download, name)
+        folder = Path(fetch(allow_patterns=[*_CONFIGS, *safe]))
+        # Older repositories have some weights in PyTorch's own format only.
+        older = [
+            f"{part}/{'pytorch_model' if file == 'model' else file}.bin"
+            for part, file in _WEIGHTS.items()
+            if (folder / part).is_dir() and not (folder / part / f"{file}.safetensors").exists()
+        ]
+        return Path(fetch(allow_patterns=older)) if older else folder
     except errors.GatedRepoError as error:
         raise ValueError(
             f"{name} is gated: accept its terms at https://huggingface.co/{name} and log in with "

@@ -90,12 +90,15 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
         check_range(f"the config's {name}", value, 0.0, 1.0, open_low=True, open_high=True)
     num_train_steps = entries.get("num_train_timesteps", 1000)
     check_count("the config's num_train_timesteps", num_train_steps)
-    # Early files do not have it, and their pipelines put it right.
-    offset = entries.get("steps_offset", 1)
+    offset = entries.get("steps_offset", 0)
     check_count("the config's steps_offset", offset, 0)
-    spacing = entries.get("timestep_spacing", "leading")
     # What each class does where nothing is said.
-    clean = entries.get("set_alpha_to_one", entries["_class_name"] != "PNDMScheduler")
+    kind = entries["_class_name"]
+    is_euler = kind == "EulerDiscreteScheduler"
+    spacing = entries.get("timestep_spacing", "linspace" if is_euler else "leading")
+    clean = is_euler or entries.get("set_alpha_to_one", kind != "PNDMScheduler")
+    # Where the last step is the first of training, one more to its own noise would do nothing.
+    clean = clean or spacing == "linspace" or (spacing == "leading" and offset == 0)
     return Scheduler(
         variance_preserving(
             **betas,
@@ -119,7 +122,7 @@ def entry(folder: Path) -> ModelEntry:
     """
     _check_parts(folder / "model_index.json")
     config = _of(folder / "unet", unet_config)
-    plan = _of(folder / "scheduler", scheduler, "scheduler_config.json")
+    plan = _of(folder / "scheduler", _corrected, "scheduler_config.json")
     scale = 2 ** (len(_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
     _check_fit(folder, config)
 
@@ -149,6 +152,11 @@ def entry(folder: Path) -> ModelEntry:
         """
         sides = _sides({"height": height, "width": width}, config.sample_size, scale)
         check_range("guidance scale", guidance)
+        if negative_prompt and guidance == 1:
+            raise ValueError(
+                f"negative_prompt is {negative_prompt!r}, but guidance is 1, which is none: raise "
+                "guidance or leave the negative prompt out"
+            )
         encode = _encoder(folder)
         _, params = load_unet(folder / "unet", dtype=dtype)
         denoiser = _PREDICTIONS[plan.prediction](
@@ -179,6 +187,11 @@ def entry(folder: Path) -> ModelEntry:
             "prompts": ["a lighthouse on a cliff at dusk"],
         },
     )
+
+
+def _corrected(entries: Mapping[str, Any]) -> Scheduler:
+    """The scheduler as the pipeline runs it: it sets every other offset to 1."""
+    return scheduler({**entries, "steps_offset": 1})
 
 
 def _check_parts(path: Path) -> None:

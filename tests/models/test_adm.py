@@ -103,6 +103,8 @@ def test_what_is_not_known_is_left_to_be_refused(case):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"head_channels": 0}, "head_channels is 0: it must be a whole number from 1"),
+        ({"channel_mult": ()}, "the number of levels in channel_mult is 0"),
         ({"image_size": 18}, "image_size is 18: 3 levels halve it 2 times"),
         ({"head_channels": 48}, r"head_channels is 48: the 64 channels at 8x8 pixels"),
     ],

@@ -219,7 +219,7 @@ def test_original_files_hold_the_same(usual, loaded, tmp_path, name):
     np.testing.assert_allclose(*positions, atol=1e-6)  # of cosines in float64 and in float32
     jax.tree.map(np.testing.assert_array_equal, found, params)
     if name is not None:
-        with pytest.raises(ValueError, match=r"dit.pt .*say by `name` which entry"):
+        with pytest.raises(ValueError, match=r"dit.pt .*say which entry"):
             load_dit(tmp_path / "dit.pt", config)
 
 

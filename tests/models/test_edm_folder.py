@@ -152,7 +152,7 @@ def test_a_pickle_of_the_imagenet_network(adm, pickled, tmp_path):
     x, label = inputs(ADM)
     prediction = denoised(tmp_path / "folder", SIGMA, label, x)
     wanted = by_table_1(of_adm(reference, label), "edm", x, SIGMA)
-    assert error(prediction.x0, wanted) < 1e-5
+    assert error(prediction.x0, wanted) < 2e-5
 
 
 @pytest.mark.parametrize("zipped", [True, False])

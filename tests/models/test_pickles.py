@@ -232,7 +232,7 @@ def test_what_is_no_state_dict_is_refused_by_name(torch, tmp_path):
     """Kills: entries that are no tensors dropped in silence."""
     path = tmp_path / "file"
     torch.save({"ema": {"w": torch.ones(1)}, "step": 3}, path)
-    with pytest.raises(ValueError, match="'ema' is no tensor; say by `name`"):
+    with pytest.raises(ValueError, match="'ema' is no tensor; say which entry holds the weights"):
         read_state_dict(path)
     with pytest.raises(ValueError, match="no entry 'model'; it holds ema, step"):
         read_state_dict(path, name="model")

@@ -97,6 +97,12 @@ def test_blocks_in_a_stack_have_the_same_gradient_when_computed_again():
     assert "remat" not in str(jax.make_jaxpr(lambda x: kept(x, shift))(x))
 
 
+def test_integers_are_no_weights(tensors):
+    tensors["gate"] = np.ones((1, 2), np.int32)
+    with pytest.raises(ValueError, match=r"weights.pt: gate is stored as int32, not as floats"):
+        load(tensors)
+
+
 def test_blocks_differ(tensors):
     stacked = load(tensors)["blocks"]["block"]["linear"]["kernel"]
     for i in range(3):

@@ -16,7 +16,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = {"0": "tench", "1": "goldfish, Carassius auratus", "2": "crane"}
 
 
-def change(path, **entries):
+def change(path, /, **entries):
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
@@ -45,7 +45,8 @@ def pipeline(torch, tmp_path, monkeypatch):
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
     folder = tmp_path / "pipeline"
-    DiTPipeline(transformer, randomised(vae), DDIMScheduler()).save_pretrained(folder)
+    steps = DDIMScheduler(clip_sample=False)
+    DiTPipeline(transformer, randomised(vae), steps).save_pretrained(folder)
     change(folder / "model_index.json", id2label=NAMES)  # as published; it does not write them
     return folder
 
@@ -94,6 +95,49 @@ def test_the_authors_file_is_the_same_model(torch, pipeline, tmp_path, capsys):
         more = ["--searcher", "best_of_n", "--prompts", "carassius auratus"]
         assert search(model, *more, "--output", f"of_{model}") == 0
     assert pictures(tmp_path / "of_model") == pictures(tmp_path / "of_pipeline")
+
+
+def test_weights_in_the_former_format_are_the_same_model(torch, pipeline, tmp_path):
+    more = ["--searcher", "best_of_n", "--prompts", "tench"]
+    assert search(pipeline, *more, "--output", "safe") == 0
+    for part in ("transformer", "vae"):
+        tensors = {k: torch.from_numpy(v) for k, v in read_weights(pipeline / part).items()}
+        torch.save(tensors, (pipeline / part / WEIGHTS).with_suffix(".bin"))
+        (pipeline / part / WEIGHTS).unlink()
+    pipeline.rename(tmp_path / "former")  # another name, or it would still be in memory
+    assert search(tmp_path / "former", *more, "--output", "bin") == 0
+    assert pictures(tmp_path / "safe") == pictures(tmp_path / "bin")
+
+
+def test_a_run_is_replayed_from_anywhere(pipeline, tmp_path, monkeypatch, capsys):
+    more = ["--searcher", "best_of_n", "--searcher.candidates", "1", "--prompts", "tench"]
+    assert search("pipeline", *more, "--output", "run") == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cli.main(["replay", "../run"]) == 0
+    assert "1 of 1 images identical" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prediction", ["score", "noise"])
+def test_a_sit_that_predicts_no_velocity_does_not_begin_at_pure_noise(
+    torch, pipeline, tmp_path, prediction
+):
+    command = converted(torch, pipeline, "sit")
+    change(tmp_path / "config.json", prediction=prediction, path="gvp")
+    assert cli.main([*command, "--autoencoder", "pipeline/vae"]) == 0
+    more = ["--searcher", "best_of_n", "--searcher.candidates", "1", "--prompts", "0"]
+    assert search("model", *more, "--output", "run") == 0
+    (record,) = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    assert "null" not in record  # a score that is no number
+
+
+def test_an_autoencoder_of_other_latents_is_refused(torch, pipeline, capsys):
+    command = [*converted(torch, pipeline, "dit"), "--autoencoder", "pipeline/vae"]
+    change(pipeline / "vae" / "config.json", latent_channels=16)
+    assert cli.main(command) == 2
+    assert "its latents have 16 channels, the network's 4" in capsys.readouterr().err
+    assert search(pipeline, "--searcher", "best_of_n") == 2
+    assert "its latents have 16 channels, the network's 4" in capsys.readouterr().err
 
 
 def test_sit_is_searched(torch, pipeline, tmp_path, capsys):

@@ -48,7 +48,22 @@ def test_a_model_is_fetched_once_and_only_what_is_read(tmp_path, monkeypatch, ca
         assert "_class_name is 'FluxPipeline'" in capsys.readouterr().err
     fake.assert_called_once()
     assert fake.call_args.args == ("owner/name",)
-    assert "*/diffusion_pytorch_model.safetensors" in fake.call_args.kwargs["allow_patterns"]
+    patterns = fake.call_args.kwargs["allow_patterns"]
+    assert "unet/diffusion_pytorch_model.safetensors" in patterns
+    assert not any("safety_checker" in one or one == "*/model.safetensors" for one in patterns)
+
+
+def test_what_has_no_safetensors_is_fetched_in_the_former_format(tmp_path, monkeypatch):
+    fake = mock.Mock(return_value=str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    for part in ("unet", "vae", "text_encoder"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_text("")
+    assert hub.fetched("owner/name") == tmp_path
+    assert fake.call_args.kwargs["allow_patterns"] == [
+        "vae/diffusion_pytorch_model.bin",
+        "text_encoder/pytorch_model.bin",
+    ]
 
 
 def failure(kind, monkeypatch):

@@ -140,6 +140,7 @@ def test_settings(pair):
     ("settings", "message"),
     [
         ({"height": 15}, "height is 15: it must be a multiple of 2"),
+        ({"guidance": 1.0, "negative_prompt": "a dog"}, "negative_prompt is .a dog., but guidance"),
         ({"width": 0}, "width is 0: it must be a whole number"),
         ({"guidance": float("nan")}, "guidance scale is nan"),
     ],
@@ -298,9 +299,14 @@ def test_schedulers():
     assert scheduler(STEPS_OF_ONE).process is found.process
     np.testing.assert_allclose(found.process.alpha(np.array([999.0])) ** 2, 0.0047, atol=5e-5)
     few = {k: STEPS_OF_ONE[k] for k in ("_class_name", "beta_start", "beta_end", "beta_schedule")}
-    assert scheduler(few).schedule == found.schedule
+    assert scheduler({**few, "steps_offset": 1}).schedule == found.schedule
+    assert scheduler(few).schedule == {"spacing": "leading", "offset": 0, "final": "clean"}
     euler = {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear"}
-    assert scheduler({**STEPS_OF_ONE, **euler}) == found
+    assert scheduler({**STEPS_OF_ONE, **euler}) == found._replace(
+        schedule={"spacing": "linspace", "offset": 0, "final": "clean"}
+    )
+    even = scheduler({**STEPS_OF_ONE, "timestep_spacing": "linspace"}).schedule
+    assert trained_steps(found.process, num_steps=4, **even).sigma[-1] == 0
     ddim = scheduler({**few, "_class_name": "DDIMScheduler", "timestep_spacing": "trailing"})
     assert ddim.schedule == {"spacing": "trailing", "offset": 0, "final": "clean"}
 
