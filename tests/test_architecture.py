@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "verifiers": ["core.types", "core.checks", "verifiers"],
     "zoo": ["core", "solvers", "models", "verifiers", "zoo"],
 }
-FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "tests", "experiments"}
+FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}
 FLAX_FREE = ("core", "solvers", "searchers")
 OPTAX_IN = ("searchers",)
 
