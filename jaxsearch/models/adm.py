@@ -19,7 +19,7 @@ from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array
 from jaxsearch.models.attention import attention
 from jaxsearch.models.embeddings import sinusoidal
-from jaxsearch.models.layers import Layers
+from jaxsearch.models.layers import Layers, unchanged
 
 Resample = Literal["up", "down"] | None
 
@@ -80,11 +80,6 @@ def _resampled(x: Array, resample: Resample) -> Array:
     return x
 
 
-def _identity(x: Array) -> Array:
-    """Stands where the training has its dropout."""
-    return x
-
-
 class ResidualBlock(nnx.Module):
     """Two convolutions whose second norm is scaled and shifted by the embedding."""
 
@@ -100,7 +95,7 @@ class ResidualBlock(nnx.Module):
         self.in_layers: Any = nnx.List([make.norm(inner), jax.nn.silu, make.conv(inner, outer)])
         self.emb_layers: Any = nnx.List([jax.nn.silu, make.linear(config.embedding, 2 * outer)])
         self.out_layers: Any = nnx.List(
-            [make.norm(outer), jax.nn.silu, _identity, make.conv(outer, outer)]
+            [make.norm(outer), jax.nn.silu, unchanged, make.conv(outer, outer)]
         )
         self.skip_connection = make.linear(inner, outer) if inner != outer else None
 

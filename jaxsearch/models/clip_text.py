@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,10 +22,17 @@ from flax import nnx
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.attention import attention
-from jaxsearch.models.folders import check_entries, number, read_config, rename
+from jaxsearch.models.folders import (
+    OF_TRANSFORMERS,
+    check_entries,
+    number,
+    read_config,
+    read_weights,
+    rename,
+    weights_path,
+)
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import functional, read_safetensors
-from jaxsearch.models.pickles import read_state_dict
+from jaxsearch.models.loading import functional
 from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -243,12 +249,8 @@ def load_clip_text(
             is missing, unknown or of another shape. The message names it.
     """
     config = clip_text_config(read_config(folder))
-    path, older = Path(folder) / "model.safetensors", Path(folder) / "pytorch_model.bin"
-    if older.exists() and not path.exists():
-        path, tensors = older, read_state_dict(older)
-    else:
-        tensors = read_safetensors(path)
-    tensors = rename(tensors, present_name)
+    path = weights_path(folder, OF_TRANSFORMERS)
+    tensors = rename(read_weights(folder, OF_TRANSFORMERS), present_name)
     # Older files hold the numbers 0 to 76, by which the embeddings of places were looked up.
     tensors.pop("embeddings.position_ids", None)
     module = nnx.eval_shape(lambda: ClipText(config, dtype=compute_type(dtype), rngs=nnx.Rngs(0)))

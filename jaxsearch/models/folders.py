@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,20 +23,32 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return read_json(Path(folder) / "config.json")
 
 
-def weights_path(folder: str | os.PathLike[str]) -> Path:
+class WeightsFile(NamedTuple):
+    """How a part of a pipeline names its weights."""
+
+    safe: str
+    older: str  # in PyTorch's own format, where there is no other
+
+
+OF_DIFFUSERS = WeightsFile("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+OF_TRANSFORMERS = WeightsFile("model.safetensors", "pytorch_model.bin")
+
+
+def weights_path(folder: str | os.PathLike[str], names: WeightsFile = OF_DIFFUSERS) -> Path:
     """Where a folder has its weights: safetensors, or PyTorch's own format where there are none."""
-    path = Path(folder) / "diffusion_pytorch_model.safetensors"
-    older = path.with_suffix(".bin")
-    return older if older.exists() and not path.exists() else path
+    safe, older = Path(folder) / names.safe, Path(folder) / names.older
+    return older if older.exists() and not safe.exists() else safe
 
 
-def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_weights(
+    folder: str | os.PathLike[str], names: WeightsFile = OF_DIFFUSERS
+) -> dict[str, np.ndarray]:
     """The tensors of a folder by key.
 
     Raises:
         ValueError: if they cannot be read. The message names the file.
     """
-    path = weights_path(folder)
+    path = weights_path(folder, names)
     return read_state_dict(path) if path.suffix == ".bin" else read_safetensors(path)
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxsearch.core.types import Array
+
 
 def compute_type(dtype: Any) -> Any:
     """A type of weights and products, in its one form that caches know it by.
@@ -19,6 +21,11 @@ def compute_type(dtype: Any) -> Any:
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype is {dtype.name}: it must be float32 or bfloat16")
     return dtype
+
+
+def unchanged(x: Array) -> Array:
+    """Stands where the training has its dropout, which has a number among the keys."""
+    return x
 
 
 class Layers(NamedTuple):

@@ -139,14 +139,13 @@ class Shrunk(nnx.Module):
 
     def __init__(self, make: Layers, config: SongConfig, inner: int, outer: int) -> None:
         self.taps = config.resample_filter
-        padding = 1 + (len(self.taps) - 1) // 2  # for both: the filter pads no more
         self.weight = nnx.Param(
             nnx.initializers.lecun_normal(in_axis=1, out_axis=0)(
                 make.rngs.params(), (outer, inner, 3, 3), make.dtype
             )
         )
         self.bias = nnx.Param(jnp.zeros((outer,), make.dtype))
-        self.padding = padding
+        self.padding = 1 + (len(self.taps) - 1) // 2  # for both: the filter pads no more
 
     def __call__(self, x: Array) -> Array:
         """[n,h,w,inner] -> [n,h/2,w/2,outer]."""

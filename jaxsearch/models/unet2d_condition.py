@@ -30,7 +30,7 @@ from jaxsearch.models.folders import (
     read_weights,
     weights_path,
 )
-from jaxsearch.models.layers import Layers, compute_type
+from jaxsearch.models.layers import Layers, compute_type, unchanged
 from jaxsearch.models.loading import functional
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -263,14 +263,9 @@ class _Gated(nnx.Module):
         return values * jax.nn.gelu(gates, approximate=False)
 
 
-def _same(x: Array) -> Array:
-    """What stands for the dropout between two layers, which has a number among the keys."""
-    return x
-
-
 class _Perceptron(nnx.Module):
     def __init__(self, channels: int, make: Layers) -> None:
-        net: list[Any] = [_Gated(channels, make), _same, make.linear(4 * channels, channels)]
+        net: list[Any] = [_Gated(channels, make), unchanged, make.linear(4 * channels, channels)]
         self.net = nnx.List(net)
 
     def __call__(self, x: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,12 +35,14 @@ class _Source(NamedTuple):
 
     config: TransformerConfig
     names: list[str]
-    steps: Mapping[str, Any] | None  # of a pipeline: what its scheduler visits
+    steps: Mapping[str, Any]  # what the scheduler of a pipeline visits
+    weights: Callable[[str], PyTree]  # by their type
 
 
 def _converted(folder: Path) -> _Source:
     config = read_transformer_config(folder / "config.json")
-    return _Source(config, read_labels(folder, config.num_classes), None)
+    names = read_labels(folder, config.num_classes)
+    return _Source(config, names, {}, lambda dtype: load_converted(folder, dtype=dtype)[1])
 
 
 def _pipeline(folder: Path) -> _Source:
@@ -52,7 +54,12 @@ def _pipeline(folder: Path) -> _Source:
     for label in classes:
         if label not in names:
             raise ValueError(f"{path}: id2label has no name for the class {label}")
-    return _Source(config, [str(names[label]) for label in classes], steps)
+    return _Source(
+        config,
+        [str(names[label]) for label in classes],
+        steps,
+        lambda dtype: load_dit_folder(folder / "transformer", dtype=dtype)[1],
+    )
 
 
 def _steps(path: Path) -> Mapping[str, Any]:
@@ -81,18 +88,10 @@ def entry(folder: Path) -> ModelEntry:
     Raises:
         ValueError: if its config cannot be read, or asks for something that is not supported.
     """
-    config, names, steps = (
-        _pipeline(folder) if (folder / "model_index.json").exists() else _converted(folder)
-    )
-    is_pipeline = steps is not None
-    steps = steps or {}
+    is_pipeline = (folder / "model_index.json").exists()
+    config, names, steps, weights = (_pipeline if is_pipeline else _converted)(folder)
     check_latents(folder / "vae", config.network.in_channels)
-
-    @functools.cache
-    def weights(dtype: str) -> PyTree:
-        if is_pipeline:
-            return load_dit_folder(folder / "transformer", dtype=dtype)[1]
-        return load_converted(folder, dtype=dtype)[1]
+    weights = functools.cache(weights)  # other guidance, same weights
 
     @functools.cache
     def load(

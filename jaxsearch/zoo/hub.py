@@ -6,6 +6,8 @@ import functools
 import re
 from pathlib import Path
 
+from jaxsearch.models.folders import OF_DIFFUSERS, OF_TRANSFORMERS
+
 _CONFIGS = (
     "model_index.json",
     "*/config.json",
@@ -13,10 +15,10 @@ _CONFIGS = (
     "tokenizer/*",
 )
 _WEIGHTS = {
-    "transformer": "diffusion_pytorch_model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
+    "transformer": OF_DIFFUSERS,
+    "unet": OF_DIFFUSERS,
+    "vae": OF_DIFFUSERS,
+    "text_encoder": OF_TRANSFORMERS,
 }
 """By part of a pipeline: its file of weights. Nothing else of a repository is read."""
 
@@ -41,14 +43,14 @@ def fetched(name: str) -> Path:
             'pip install "jaxsearch[hf]"'
         ) from error
     try:
-        safe = [f"{part}/{file}.safetensors" for part, file in _WEIGHTS.items()]
+        safe = [f"{part}/{names.safe}" for part, names in _WEIGHTS.items()]
         fetch = functools.partial(huggingface_hub.snapshot_download, name)
         folder = Path(fetch(allow_patterns=[*_CONFIGS, *safe]))
         # Older repositories have some weights in PyTorch's own format only.
         older = [
-            f"{part}/{'pytorch_model' if file == 'model' else file}.bin"
-            for part, file in _WEIGHTS.items()
-            if (folder / part).is_dir() and not (folder / part / f"{file}.safetensors").exists()
+            f"{part}/{names.older}"
+            for part, names in _WEIGHTS.items()
+            if (folder / part).is_dir() and not (folder / part / names.safe).exists()
         ]
         return Path(fetch(allow_patterns=older)) if older else folder
     except errors.GatedRepoError as error:
