@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 _OVERVIEW = """usage: jaxsearch COMMAND [options]
 
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return _dispatch(arguments)
     except UserError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
@@ -71,6 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complain(message: str, status: int) -> int:
     print(f"jaxsearch: {message}", file=sys.stderr)
     return status
+
+
+def _warn(message: Warning | str, *where: Any, **place: Any) -> None:
+    """A warning of the library in one line; where it was raised is of no use to who reads it."""
+    text = " ".join(str(message).split())
+    print(f"jaxsearch: warning: {text}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -164,6 +173,8 @@ def _replay(arguments: list[str]) -> int:
     print(f"{comparison.identical} of {total} images identical")
     for line in comparison.differences:
         print(line)
+    for name in comparison.changed:
+        print(f"the model's {name} is not what it was when the run began")
     return 1 if comparison.differences else 0
 
 

@@ -43,8 +43,8 @@ def check_range(
         raise ValueError(f"{name} is {value}: it must lie in {left}{low:g}, {high:g}{right}")
 
 
-def check_count(name: str, value: int, low: int = 1) -> None:
-    """Refuses what is no whole number from `low` to `MOST`. NumPy's integers are whole numbers.
+def check_count(name: str, value: int, low: int = 1, high: int = MOST) -> None:
+    """Refuses what is no whole number from `low` to `high`. NumPy's integers are whole numbers.
 
     Raises:
         ValueError: if the value is none.
@@ -53,5 +53,5 @@ def check_count(name: str, value: int, low: int = 1) -> None:
         count = operator.index(value)
     except TypeError:
         count = low - 1
-    if isinstance(value, bool) or not low <= count <= MOST:
-        raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} to {MOST}")
+    if isinstance(value, bool) or not low <= count <= high:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} to {high}")

@@ -18,8 +18,9 @@ from flax import nnx
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array
 from jaxsearch.models.attention import attention
+from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.embeddings import sinusoidal
-from jaxsearch.models.layers import Layers, unchanged
+from jaxsearch.models.layers import Layers, run, unchanged
 
 Resample = Literal["up", "down"] | None
 
@@ -56,7 +57,9 @@ class AdmConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be a shape."""
-        counts = ("image_size", "in_channels", "out_channels", "model_channels", "num_res_blocks")
+        check_count("image_size", self.image_size, high=LARGEST_SIDE)
+        check_count("num_res_blocks", self.num_res_blocks, high=MOST_BLOCKS)
+        counts = ("in_channels", "out_channels", "model_channels")
         for name in (*counts, "head_channels", "min_group_channels"):
             check_count(name, getattr(self, name))
         check_count("num_classes", self.num_classes, 0)
@@ -134,9 +137,9 @@ def _is_block(layer: object) -> bool:
     return isinstance(layer, ResidualBlock | AttentionBlock)
 
 
-def _through(layers: Any, h: Array, embedding: Array) -> Array:
+def _through(layers: Any, h: Array, embedding: Array, remat: bool) -> Array:
     for layer in layers:
-        h = layer(h, embedding) if _is_block(layer) else layer(h)
+        h = run(layer, h, embedding, remat=remat) if _is_block(layer) else layer(h)
     return h
 
 
@@ -146,6 +149,7 @@ class Adm(nnx.Module):
     Args:
         config: its shape.
         dtype: of weights and of what is computed with them; norms compute in float32.
+        remat: whether a gradient computes each block again instead of keeping what is inside it.
         rngs: of all weights.
 
     Raises:
@@ -153,9 +157,16 @@ class Adm(nnx.Module):
             cannot be halved often enough.
     """
 
-    def __init__(self, config: AdmConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: AdmConfig,
+        *,
+        dtype: Any = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
         _check(config)
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.remat = config, dtype, remat
         make = Layers(dtype, rngs, lambda channels: min(32, channels // config.min_group_channels))
         width, embedding = config.model_channels, config.embedding
         self.time_embed: Any = nnx.List(
@@ -209,11 +220,12 @@ class Adm(nnx.Module):
             embedding = embedding + self.label_emb(label)
         h, passed = x.astype(self.dtype), []
         for layers in self.input_blocks:
-            h = _through(layers, h, embedding)
+            h = _through(layers, h, embedding, self.remat)
             passed.append(h)
-        h = _through(self.middle_block, h, embedding)
+        h = _through(self.middle_block, h, embedding, self.remat)
         for layers in self.output_blocks:
-            h = _through(layers, jnp.concatenate([h, passed.pop()], axis=-1), embedding)
+            joined = jnp.concatenate([h, passed.pop()], axis=-1)
+            h = _through(layers, joined, embedding, self.remat)
         norm, activate, conv = self.out
         return conv(activate(norm(h)).astype(self.dtype)).astype(x.dtype)
 
@@ -322,6 +334,8 @@ def from_edm(tensors: Mapping[str, np.ndarray], config: AdmConfig) -> dict[str, 
     return found
 
 
-def build(config: AdmConfig, dtype: Any = jnp.float32) -> Callable[[nnx.Rngs], Adm]:
+def build(
+    config: AdmConfig, dtype: Any = jnp.float32, remat: bool = False
+) -> Callable[[nnx.Rngs], Adm]:
     """A function that makes the network from random numbers."""
-    return lambda rngs: Adm(config, dtype=dtype, rngs=rngs)
+    return lambda rngs: Adm(config, dtype=dtype, remat=remat, rngs=rngs)

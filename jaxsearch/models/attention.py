@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
+import jax.extend
+import jax.numpy as jnp
 
 from jaxsearch.core.types import Array
+
+_MOST_CHANNELS = 128
+"""Of a head that cuDNN takes on every GPU that it has flash attention for."""
 
 
 def attention(query: Array, key: Array, value: Array, *, causal: bool = False) -> Array:
@@ -13,7 +20,24 @@ def attention(query: Array, key: Array, value: Array, *, causal: bool = False) -
     Scaled by `1 / sqrt(channels)` (Vaswani et al. 2017, equation 1); the softmax is in float32.
     Keys and values may have another length than the queries. Where it is causal, a place sees
     itself and those before it only.
+
+    In bfloat16 and on NVIDIA's GPUs it is cuDNN's flash attention, which never has all pairs of
+    places in memory, unless a head has more than 128 channels or a number of them that 8 does not
+    divide.
     """
     # JAX's own function promotes bfloat16 inside.
     with jax.numpy_dtype_promotion("standard"):
-        return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=causal, implementation=implementation(query)
+        )
+
+
+def implementation(query: Array) -> Literal["cudnn", "xla"]:
+    """Which of JAX's implementations attention of these queries takes."""
+    channels = query.shape[-1]
+    fits = query.dtype == jnp.bfloat16 and channels % 8 == 0 and channels <= _MOST_CHANNELS
+    return "cudnn" if fits and "cuda" in _platform() else "xla"
+
+
+def _platform() -> str:
+    return jax.extend.backend.get_backend().platform_version

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, Decoder, PyTree
 from jaxsearch.models.attention import attention
+from jaxsearch.models.configs import MOST_BLOCKS
 from jaxsearch.models.folders import (
     check_entries,
     number,
@@ -33,7 +34,7 @@ from jaxsearch.models.folders import (
     rename,
     weights_path,
 )
-from jaxsearch.models.layers import Layers, compute_type
+from jaxsearch.models.layers import Layers, compute_type, run
 from jaxsearch.models.loading import functional
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -72,7 +73,8 @@ class AutoencoderConfig:
     shift_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("layers_per_block", "latent_channels", "norm_num_groups"):
+        check_count("layers_per_block", self.layers_per_block, high=MOST_BLOCKS)
+        for name in ("latent_channels", "norm_num_groups"):
             check_count(name, getattr(self, name))
         check_count("the number of block_out_channels", len(self.block_out_channels))
         for channels in self.block_out_channels:
@@ -244,7 +246,8 @@ class _Encoder(nnx.Module):
 
 
 class _Decoder(nnx.Module):
-    def __init__(self, config: AutoencoderConfig, layers: Layers) -> None:
+    def __init__(self, config: AutoencoderConfig, remat: bool, layers: Layers) -> None:
+        self.remat = remat
         widths = config.block_out_channels[::-1]
         self.conv_in = layers.conv(config.latent_channels, widths[0])
         self.mid_block = _Middle(widths[0], config.mid_block_add_attention, layers)
@@ -260,7 +263,7 @@ class _Decoder(nnx.Module):
     def __call__(self, x: Array) -> Array:
         x = self.conv_in(x)
         for block in (self.mid_block, *self.up_blocks):
-            x = block(x)
+            x = run(block, x, remat=self.remat)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
@@ -272,6 +275,8 @@ class AutoencoderKL(nnx.Module):
         with_encoder: whether it can encode; a search only decodes.
         dtype: float32 or bfloat16, in which products are computed. Normalisations and softmax are
             float32 in any case.
+        remat: whether a gradient through the decoder computes each resolution again instead of
+            keeping what is inside it.
         rngs: of all weights.
     """
 
@@ -281,6 +286,7 @@ class AutoencoderKL(nnx.Module):
         *,
         with_encoder: bool = True,
         dtype: Any = jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         self.config = config
@@ -292,7 +298,7 @@ class AutoencoderKL(nnx.Module):
                 self.quant_conv = layers.linear(2 * latent, 2 * latent)
         if config.use_post_quant_conv:
             self.post_quant_conv = layers.linear(latent, latent)
-        self.decoder = _Decoder(config, layers)
+        self.decoder = _Decoder(config, remat, layers)
 
     def encode(self, images: Array) -> tuple[Array, Array]:
         """Mean and logarithm of the variance, both [n, h/f, w/f, latent_channels] float32.
@@ -325,11 +331,10 @@ class AutoencoderKL(nnx.Module):
 
 @functools.cache
 def _network(
-    config: AutoencoderConfig, method: str, with_encoder: bool, dtype: Any
+    config: AutoencoderConfig, method: str, dtype: Any, **settings: bool
 ) -> Callable[..., Any]:
     return functional(
-        lambda rngs: AutoencoderKL(config, with_encoder=with_encoder, dtype=dtype, rngs=rngs),
-        method,
+        lambda rngs: AutoencoderKL(config, dtype=dtype, rngs=rngs, **settings), method
     )
 
 
@@ -343,11 +348,15 @@ def encoder_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _network(config, "encode", True, compute_type(dtype))
+    return _network(config, "encode", compute_type(dtype))
 
 
 def autoencoder_decoder(
-    config: AutoencoderConfig, params: PyTree, *, dtype: Any = jnp.float32
+    config: AutoencoderConfig,
+    params: PyTree,
+    *,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
 ) -> Decoder:
     """A decoder of a diffusion model's latents.
 
@@ -357,6 +366,8 @@ def autoencoder_decoder(
         config: what the autoencoder is made of.
         params: weights of the whole autoencoder or of its decoding half; only the latter are kept.
         dtype: float32 or bfloat16, in which products are computed.
+        remat: whether a gradient computes each resolution again instead of keeping what is inside
+            it.
 
     Returns:
         Latents [n, h, w, latent_channels] to images [n, h*f, w*f, 3], float32 in [0, 1], with
@@ -366,12 +377,12 @@ def autoencoder_decoder(
         ValueError: if the type is another one.
     """
     used = {name: part for name, part in params.items() if name in ("decoder", "post_quant_conv")}
-    return Decoder(apply=_decode(config, compute_type(dtype)), params=used)
+    return Decoder(apply=_decode(config, compute_type(dtype), bool(remat)), params=used)
 
 
 @functools.cache
-def _decode(config: AutoencoderConfig, dtype: Any) -> Callable[[PyTree, Array], Array]:
-    network = _network(config, "decode", False, dtype)
+def _decode(config: AutoencoderConfig, dtype: Any, remat: bool) -> Callable[[PyTree, Array], Array]:
+    network = _network(config, "decode", dtype, with_encoder=False, remat=remat)
 
     def apply(params: PyTree, latents: Array) -> Array:
         unscaled = latents.astype(jnp.float32) / config.scaling_factor + config.shift_factor

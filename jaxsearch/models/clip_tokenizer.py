@@ -10,6 +10,7 @@ supervision*, 2021, section 2.4, https://arxiv.org/abs/2103.00020.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from jaxsearch.models.configs import read_json
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _ENDS_WORD = "</w>"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", *_SETTINGS)
+"""What a folder may have of all that is read here."""
+
 # What is merged for itself: the ends of a text, English contractions, runs of letters, single
 # digits, and runs of anything else that is no space.
 _PIECES = "|".join(
@@ -45,7 +51,7 @@ def load_clip_tokenizer(
 
     Returns:
         `texts [P] -> ids [P, length]` int32: start, text, end, padding. A text that is too long
-        loses its last tokens, never the end's.
+        loses its last tokens, never the end's, with a warning.
 
     Raises:
         ValueError: if `tokenizers` is not installed, a file cannot be read, or the vocabulary lacks
@@ -69,7 +75,15 @@ def load_clip_tokenizer(
     def tokenise(texts: Sequence[str]) -> np.ndarray:
         rows = np.full((len(texts), length), rest, np.int32)
         for row, text in zip(rows, texts, strict=True):
-            ids = tokenizer.encode(text, add_special_tokens=False).ids[: length - 2]
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            if len(ids) > length - 2:
+                unread = len(ids) - (length - 2)
+                warnings.warn(
+                    f"the prompt {text[:40]!r}... has {len(ids)} tokens: the last {unread} "
+                    "are not read",
+                    stacklevel=2,
+                )
+            ids = ids[: length - 2]
             row[: len(ids) + 2] = [first, *ids, last]
         return rows
 
@@ -82,8 +96,7 @@ _ENDS = {"bos_token": _START, "eos_token": _END}
 def _settings(folder: Path) -> dict[str, Any]:
     """What both files of settings say; `transformers` gives the same one the last word."""
     settings, tokens = (
-        read_json(folder / name) if (folder / name).exists() else {}
-        for name in ("tokenizer_config.json", "special_tokens_map.json")
+        read_json(folder / name) if (folder / name).exists() else {} for name in _SETTINGS
     )
     # Whoever lists the added tokens has said all in the first file.
     return settings if "added_tokens_decoder" in settings else {**settings, **tokens}

@@ -13,6 +13,25 @@ from typing import Any, TypeVar
 
 Config = TypeVar("Config")
 
+LARGEST_SIDE = 1024
+"""The largest side of a latent that a config may say: its positions still fit in memory."""
+MOST_BLOCKS = 100
+"""The most blocks of a level that a config may ask for, where each is built for itself."""
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, whatever the machine's own encoding is.
+
+    Raises:
+        ValueError: if it cannot be read, or is in another encoding. The message names it.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {os.strerror(error.errno or 0).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read {path}: it is no text in UTF-8 ({error.reason})") from error
+
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A JSON file that holds a mapping.
@@ -20,11 +39,10 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: if it cannot be read or holds something else. The message names it.
     """
+    text = read_text(path)
     try:
-        raw = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {os.strerror(error.errno or 0).lower()}") from error
-    except (ValueError, RecursionError) as error:  # of JSON, or of text that is none
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: it is no JSON ({error})") from error
     if not isinstance(raw, dict):
         raise ValueError(f"cannot read {path}: it holds no entries")

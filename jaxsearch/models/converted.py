@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from jaxsearch.models.autoencoder_kl import load_autoencoder
+from jaxsearch.models.configs import read_text
 from jaxsearch.models.folders import weights_path
-from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.state_dict import check_state_dict
 
 
 def write_converted(
@@ -56,30 +58,35 @@ def write_converted(
         raise ValueError(f"there are {len(labels)} labels for {num_classes} classes")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: take a new folder")
-    load_state_dict(module, tensors, source=source)
+    check_state_dict(module, tensors, source=source)
     if autoencoder is not None:
         load_autoencoder(autoencoder)
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    save_file(whole, folder / "model.safetensors")
-    if labels:
-        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
-    if autoencoder is not None:
-        (folder / "vae").mkdir()
-        for path in (Path(autoencoder) / "config.json", weights_path(autoencoder)):
-            shutil.copy(path, folder / "vae")
-    # Last, so that a folder with a config is complete.
-    (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name until it is complete, on the same file system.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        partial = Path(name) / "converted"
+        partial.mkdir()
+        whole = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        save_file(whole, partial / "model.safetensors")
+        if labels:
+            text = "".join(f"{label}\n" for label in labels)
+            (partial / "labels.txt").write_text(text, encoding="utf-8")
+        if autoencoder is not None:
+            (partial / "vae").mkdir()
+            for path in (Path(autoencoder) / "config.json", weights_path(autoencoder)):
+                shutil.copy(path, partial / "vae")
+        (partial / "config.json").write_text(json.dumps(entries, indent=2) + "\n")
+        partial.replace(folder)
 
 
 def read_labels(folder: Path, num_classes: int) -> list[str]:
     """The names of a folder's classes; none if it has none.
 
     Raises:
-        ValueError: if there are too many or too few.
+        ValueError: if there are too many or too few, or the file cannot be read.
     """
     path = folder / "labels.txt"
-    names = path.read_text().splitlines() if path.exists() else []
+    names = read_text(path).splitlines() if path.exists() else []
     if names and len(names) != num_classes:
         raise ValueError(f"{path} has {len(names)} lines for {num_classes} classes")
     return names

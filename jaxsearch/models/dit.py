@@ -23,6 +23,7 @@ from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.process import variance_preserving
 from jaxsearch.core.types import Array, Denoiser, PyTree
 from jaxsearch.models.attention import attention
+from jaxsearch.models.configs import LARGEST_SIDE
 from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.epsilon import epsilon_denoiser
 from jaxsearch.models.guidance import classifier_free_guidance
@@ -75,7 +76,8 @@ class DiTConfig:
     frequency_shift: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
+        check_count("input_size", self.input_size, high=LARGEST_SIDE)
+        counts = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads")
         for name in (*counts, "num_classes"):
             check_count(name, getattr(self, name))
         multiples = {

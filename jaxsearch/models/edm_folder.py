@@ -242,9 +242,9 @@ def _config_of(network: PickledNetwork, path: str | os.PathLike[str]) -> EdmConf
 
 
 @functools.cache
-def network(config: EdmConfig, dtype: str) -> Callable[..., Array]:
+def network(config: EdmConfig, dtype: str, remat: bool = False) -> Callable[..., Array]:
     """The network as a pure function `(params, x, t, label) -> F`."""
-    return functional(_NETWORKS[config.kind][1](config.network, jnp.dtype(dtype)))
+    return functional(_NETWORKS[config.kind][1](config.network, jnp.dtype(dtype), remat))
 
 
 def abstract_network(config: EdmConfig, dtype: str = "float32") -> nnx.Module:
@@ -254,13 +254,17 @@ def abstract_network(config: EdmConfig, dtype: str = "float32") -> nnx.Module:
 
 
 def load_folder(
-    folder: str | os.PathLike[str], *, dtype: Literal["float32", "bfloat16"] = "float32"
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    remat: bool = False,
 ) -> tuple[EdmConfig, Denoiser]:
     """Reads a converted checkpoint.
 
     Args:
         folder: with `config.json` and `model.safetensors`.
         dtype: of the weights and of what is computed with them; samples stay float32.
+        remat: whether a gradient computes each block again instead of keeping what is inside it.
 
     Returns:
         The config and the denoiser, whose condition is the label [n] int32.
@@ -274,7 +278,7 @@ def load_folder(
     params = load_state_dict(abstract_network(config, dtype), read_safetensors(path), source=path)
     side, own = config.network.image_size, config.preconditioning
     shape = (side, side, config.network.in_channels)
-    apply = network(config, dtype)
+    apply = network(config, dtype, remat)
     if own.kind == "edm":
         denoiser = edm_denoiser(
             apply, params, shape=shape, sigma_data=own.sigma_data, noise_scale=own.noise_scale

@@ -52,6 +52,13 @@ def read_weights(
     return read_state_dict(path) if path.suffix == ".bin" else read_safetensors(path)
 
 
+def part_files(
+    folder: str | os.PathLike[str], part: str, names: WeightsFile = OF_DIFFUSERS
+) -> tuple[str, str]:
+    """A part's config and weights, as a pipeline's folder names them: `unet/config.json`."""
+    return f"{part}/config.json", f"{part}/{weights_path(Path(folder) / part, names).name}"
+
+
 def check_entries(
     entries: Mapping[str, Any],
     *,

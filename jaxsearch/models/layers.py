@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -26,6 +27,18 @@ def compute_type(dtype: Any) -> Any:
 def unchanged(x: Array) -> Array:
     """Stands where the training has its dropout, which has a number among the keys."""
     return x
+
+
+def run(block: nnx.Module, *inputs: Array, remat: bool) -> Array:
+    """A block's output; with `remat` a gradient keeps its inputs only, and computes it again.
+
+    Chen, Xu, Zhang, Guestrin, *Training deep nets with sublinear memory cost*, 2016.
+    """
+    if not remat:
+        return block(*inputs)  # type: ignore[operator]
+    graph, weights = nnx.split(block)
+    again = jax.checkpoint(lambda weights, *inputs: nnx.merge(graph, weights)(*inputs))
+    return again(weights, *inputs)
 
 
 class Layers(NamedTuple):

@@ -19,8 +19,9 @@ from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array
 from jaxsearch.models.adm import reordered
 from jaxsearch.models.attention import attention
+from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.embeddings import sinusoidal
-from jaxsearch.models.layers import Layers
+from jaxsearch.models.layers import Layers, run
 
 Resample = Literal["up", "down"] | None
 
@@ -64,7 +65,9 @@ class SongConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be a shape."""
-        counts = ("image_size", "in_channels", "out_channels", "model_channels", "num_blocks")
+        check_count("image_size", self.image_size, high=LARGEST_SIDE)
+        check_count("num_blocks", self.num_blocks, high=MOST_BLOCKS)
+        counts = ("in_channels", "out_channels", "model_channels")
         for name in (*counts, "noise_mult", "embedding_mult"):
             check_count(name, getattr(self, name))
         check_count("num_classes", self.num_classes, 0)
@@ -172,20 +175,28 @@ class Song(nnx.Module):
     Args:
         config: its shape.
         dtype: of weights and of what is computed with them; norms compute in float32.
+        remat: whether a gradient computes each block again instead of keeping what is inside it.
         rngs: of all weights.
 
     Raises:
         ValueError: if the image cannot be halved often enough.
     """
 
-    def __init__(self, config: SongConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: SongConfig,
+        *,
+        dtype: Any = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
         levels = list(enumerate(config.channel_mult))
         if config.image_size % 2 ** (len(levels) - 1):
             raise ValueError(
                 f"image_size is {config.image_size}: {len(levels)} levels halve it "
                 f"{len(levels) - 1} times"
             )
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.remat = config, dtype, remat
         make = Layers(dtype, rngs, lambda channels: min(32, channels // 4), 1e-6)
         width = config.model_channels
         noise, embedding = config.noise_mult * width, config.embedding_mult * width
@@ -261,14 +272,15 @@ class Song(nnx.Module):
             if isinstance(layer, Shrunk):
                 h = picture = passed[-1] = (h + layer(picture)) * _HALF
             else:
-                h = layer(h, embedding) if isinstance(layer, Block) else layer(h)
+                is_block = isinstance(layer, Block)
+                h = run(layer, h, embedding, remat=self.remat) if is_block else layer(h)
                 passed.append(h)
         for name in self.order[1]:
             layer = self.dec[name]
             if isinstance(layer, Block):
                 if h.shape[-1] != layer.inner:
                     h = jnp.concatenate([h, passed.pop()], axis=-1)
-                h = layer(h, embedding)
+                h = run(layer, h, embedding, remat=self.remat)
             elif name.endswith("_aux_norm"):
                 h = jax.nn.silu(layer(h)).astype(self.dtype)
             else:
@@ -293,6 +305,8 @@ def from_edm(tensors: Mapping[str, np.ndarray], config: SongConfig) -> dict[str,
     return found
 
 
-def build(config: SongConfig, dtype: Any = jnp.float32) -> Callable[[nnx.Rngs], Song]:
+def build(
+    config: SongConfig, dtype: Any = jnp.float32, remat: bool = False
+) -> Callable[[nnx.Rngs], Song]:
     """A function that makes the network from random numbers."""
-    return lambda rngs: Song(config, dtype=dtype, rngs=rngs)
+    return lambda rngs: Song(config, dtype=dtype, remat=remat, rngs=rngs)

@@ -62,32 +62,54 @@ def load_state_dict(
         Parameters for `nnx.merge`: arrays on the default device.
 
     Raises:
-        ValueError: if a key is missing or unknown, or a tensor has another shape or is of integers
-            where floats are wanted. The message names source, keys and shapes.
+        ValueError: if a key is missing or unknown, or a tensor has another shape, is of integers
+            where floats are wanted, or has values that are not finite. The message names source,
+            keys and shapes.
     """
-    layers = dict(nnx.iter_modules(module))
-    wanted = parameters(module)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(wanted)
-    places = [_place(layers, tuple(part.key for part in path), leaf) for path, leaf in leaves]
-    shapes = {key: place.shape for place in places for key in place.keys}
-    found = {key: _without_ones(tensor, shapes.get(key)) for key, tensor in tensors.items()}
-    check_fit(shapes, {key: tensor.shape for key, tensor in found.items()}, module, source)
-    for place, (_, leaf) in zip(places, leaves, strict=True):
-        for key in place.keys:
-            floating = jnp.issubdtype(found[key].dtype, jnp.floating)
-            if jnp.issubdtype(leaf.dtype, jnp.floating) and not floating:
-                raise ValueError(f"{source}: {key} is stored as {found[key].dtype}, not as floats")
+    found = check_state_dict(module, tensors, source=source)
 
-    def take(place: _Place, leaf: Any) -> Array:
+    def take(place: _Place) -> Array:
         parts = [found[key] for key in place.keys]
         if place.axes is not None:
             parts = [part.transpose(place.axes) for part in parts]
-        return jnp.asarray(np.stack(parts) if place.stacked else parts[0], leaf.dtype)
+        return jnp.asarray(np.stack(parts) if place.stacked else parts[0], place.dtype)
 
+    structure = jax.tree.structure(parameters(module))
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():
-        taken = [take(place, leaf) for place, (_, leaf) in zip(places, leaves, strict=True)]
-    return jax.tree_util.tree_unflatten(structure, taken)
+        taken = [take(place) for place in _places(module)]
+    return jax.tree.unflatten(structure, taken)
+
+
+def check_state_dict(
+    module: nnx.Module,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    source: str | os.PathLike[str],
+) -> dict[str, np.ndarray]:
+    """Refuses a state dict that does not match a module exactly.
+
+    The arguments are those of `load_state_dict`.
+
+    Returns:
+        The tensors in the shapes that the module's layers want, still in PyTorch's layout.
+
+    Raises:
+        ValueError: as `load_state_dict`, and if a tensor has values that are not finite.
+    """
+    places = _places(module)
+    shapes = {key: place.shape for place in places for key in place.keys}
+    found = {key: _without_ones(tensor, shapes.get(key)) for key, tensor in tensors.items()}
+    check_fit(shapes, {key: tensor.shape for key, tensor in found.items()}, module, source)
+    for place in places:
+        if not jnp.issubdtype(place.dtype, jnp.floating):
+            continue
+        for key in place.keys:
+            if not jnp.issubdtype(found[key].dtype, jnp.floating):
+                raise ValueError(f"{source}: {key} is stored as {found[key].dtype}, not as floats")
+            if not np.isfinite(found[key]).all():
+                raise ValueError(f"{source}: {key} has values that are not finite")
+    return found
 
 
 class _Place(NamedTuple):
@@ -97,6 +119,14 @@ class _Place(NamedTuple):
     shape: tuple[int, ...]  # as it is stored
     axes: tuple[int, ...] | None
     stacked: bool
+    dtype: Any  # that it becomes
+
+
+def _places(module: nnx.Module) -> list[_Place]:
+    """The places of a module's parameters, in their order."""
+    layers = dict(nnx.iter_modules(module))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(parameters(module))
+    return [_place(layers, tuple(part.key for part in path), leaf) for path, leaf in leaves]
 
 
 def _place(layers: Mapping[tuple, nnx.Module], path: tuple, leaf: Any) -> _Place:
@@ -117,7 +147,7 @@ def _place(layers: Mapping[tuple, nnx.Module], path: tuple, leaf: Any) -> _Place
         shape = tuple(shape[rule.axes.index(axis)] for axis in range(len(shape)))
     key = ".".join(names)
     keys = (key,) if blocks is None else tuple(key.format(block=i) for i in range(blocks))
-    return _Place(keys, shape, rule.axes, blocks is not None)
+    return _Place(keys, shape, rule.axes, blocks is not None, leaf.dtype)
 
 
 def _without_ones(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.attention import attention
+from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.folders import (
     check_entries,
@@ -30,7 +31,7 @@ from jaxsearch.models.folders import (
     read_weights,
     weights_path,
 )
-from jaxsearch.models.layers import Layers, compute_type, unchanged
+from jaxsearch.models.layers import Layers, compute_type, run, unchanged
 from jaxsearch.models.loading import functional
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -74,8 +75,9 @@ class UNetConfig:
     freq_shift: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("sample_size", "in_channels", "layers_per_block", "cross_attention_dim")
-        for name in (*counts, "norm_num_groups"):
+        check_count("sample_size", self.sample_size, high=LARGEST_SIDE)
+        check_count("layers_per_block", self.layers_per_block, high=MOST_BLOCKS)
+        for name in ("in_channels", "cross_attention_dim", "norm_num_groups"):
             check_count(name, getattr(self, name))
         widths = self.block_out_channels
         check_count("the number of block_out_channels", len(widths))
@@ -171,7 +173,7 @@ def unet_config(entries: Mapping[str, Any]) -> UNetConfig:
     attends = {}
     for name, kinds in _ATTENDS.items():
         for kind in entries[name]:
-            if kind not in kinds:
+            if not isinstance(kind, str) or kind not in kinds:
                 known = " or ".join(map(repr, kinds))
                 raise ValueError(f"the config's {name} has {kind!r}: only {known} is supported")
         attends[name] = tuple(kinds[kind] for kind in entries[name])
@@ -351,17 +353,10 @@ class _Level(nnx.Module):
 
     def layer(self, index: int, x: Array, time: Array, text: Array) -> Array:
         """One residual block and the transformer behind it, if there is one."""
-        x = self._run(self.resnets[index], x, time)
+        x = run(self.resnets[index], x, time, remat=self.remat)
         if index < len(self.attentions):
-            x = self._run(self.attentions[index], x, text)
+            x = run(self.attentions[index], x, text, remat=self.remat)
         return x
-
-    def _run(self, block: nnx.Module, *inputs: Array) -> Array:
-        if not self.remat:
-            return block(*inputs)
-        graph, weights = nnx.split(block)
-        again = jax.checkpoint(lambda weights, *inputs: nnx.merge(graph, weights)(*inputs))
-        return again(weights, *inputs)
 
 
 class _DownLevel(_Level):

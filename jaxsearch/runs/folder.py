@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.files import digest
 
 
 class RunFolder(NamedTuple):
@@ -24,7 +26,7 @@ class RunFolder(NamedTuple):
 
     @property
     def versions(self) -> Path:
-        """The software and the device."""
+        """The software, the device, and what the model was read from."""
         return self.path / "versions.json"
 
     @property
@@ -109,8 +111,12 @@ def existing(path: Path) -> RunFolder:
     return folder
 
 
-def versions() -> dict[str, str]:
-    """What the numbers of a run may depend on beyond its config."""
+def versions(files: Mapping[str, Path]) -> dict[str, Any]:
+    """What the numbers of a run may depend on beyond its config.
+
+    Args:
+        files: what its model is read from.
+    """
     packages = ("jaxsearch", "jax", "jaxlib", "flax", "numpy")
     device = jax.devices()[0]
     return {
@@ -118,4 +124,14 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "machine": platform.platform(),
+        "files": {name: digest(path) for name, path in files.items()},
     }
+
+
+def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which of the files that a model is read from differ between two notes of `versions`."""
+    former = before.get("files")
+    if not isinstance(former, dict):  # a run of a version that took no note
+        return []
+    present = now["files"]
+    return [name for name in {**former, **present} if former.get(name) != present.get(name)]

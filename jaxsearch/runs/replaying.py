@@ -10,10 +10,13 @@ import numpy as np
 from jaxsearch.core.types import Noise
 from jaxsearch.runs.arguments import resolve_file
 from jaxsearch.runs.build import Built, build, make_again
+from jaxsearch.runs.config import Config
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.folder import RunFolder, existing, make_empty
+from jaxsearch.runs.files import read_json
+from jaxsearch.runs.folder import RunFolder, changed_files, existing, make_empty, versions
 from jaxsearch.runs.images import image_name, read_png, to_pixels, write_png
 from jaxsearch.runs.recipes import read_recipes
+from jaxsearch.zoo import entry
 
 
 class Comparison(NamedTuple):
@@ -21,6 +24,7 @@ class Comparison(NamedTuple):
 
     identical: int
     differences: tuple[str, ...]  # a line for each picture that is not
+    changed: tuple[str, ...]  # the files of the model that are not what they were
 
 
 def replay_run(path: Path, output: Path | None) -> Comparison:
@@ -51,7 +55,15 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
     if output is not None:
         for index, image in enumerate(images):
             write_png(output / image_name("found", index), image)
-    return Comparison(lines.count(None), tuple(line for line in lines if line is not None))
+    differences = tuple(line for line in lines if line is not None)
+    return Comparison(lines.count(None), differences, _changed(config, folder))
+
+
+def _changed(config: Config, folder: RunFolder) -> tuple[str, ...]:
+    if not folder.versions.exists():
+        return ()
+    now = versions(entry(config.model.name).files)
+    return tuple(changed_files(read_json(folder.versions, "the versions"), now))
 
 
 def _check_fit(noise: Noise, built: Built, folder: RunFolder) -> None:

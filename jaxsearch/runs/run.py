@@ -17,10 +17,11 @@ from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
-from jaxsearch.runs.folder import RunFolder, claim, existing, versions
+from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, versions
 from jaxsearch.runs.interruption import Interruption
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
+from jaxsearch.zoo import entry
 
 _LARGEST_REPLAY_DIFFERENCE = 1e-3
 
@@ -44,7 +45,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
     with owned(path):
         claim(path)  # whoever came first has begun by now
         write_atomic(folder.config, config.to_yaml())
-        write_json(folder.versions, versions())
+        write_json(folder.versions, versions(entry(config.model.name).files))
         return _carry_out(config, built, folder, execution, console)
 
 
@@ -64,7 +65,7 @@ def resume_run(
             console.print(f"{path} is complete: nothing is left to do", highlight=False)
             return summary
         remove_partial(path)
-        _check_versions(folder, console)
+        _check_versions(config, folder, console)
         return _carry_out(config, build(config), folder, execution, console)
 
 
@@ -82,13 +83,20 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def _check_versions(folder: RunFolder, console: Console) -> None:
-    now = versions()
+def _check_versions(config: Config, folder: RunFolder, console: Console) -> None:
+    """Warns where the software or the device is another one; refuses another model."""
+    now = versions(entry(config.model.name).files)
     if not folder.versions.exists():  # stopped before it was written
         write_json(folder.versions, now)
         return
     before = read_json(folder.versions, "the versions")
-    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
+    if files := changed_files(before, now):
+        raise UserError(
+            f"the model's {files[0]} is not what it was when this run began: put the former one "
+            "back, or begin a new run"
+        )
+    software = [name for name in now if name != "files"]
+    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in software if before.get(k) != now[k]]
     if changed:
         console.print(
             f"warning: this run began elsewhere ({', '.join(changed)}): results may differ from an "

@@ -12,7 +12,7 @@ import importlib
 from pathlib import Path
 
 from jaxsearch.models.configs import read_json
-from jaxsearch.zoo.hub import fetched, is_hub_id
+from jaxsearch.zoo.hub import fetched, is_hub_id, pinned
 from jaxsearch.zoo.model import Model, ModelEntry
 
 MODELS = {
@@ -43,18 +43,23 @@ def entry(name: str) -> ModelEntry:
     if folder.is_dir():
         return _of_folder(folder.resolve())
     if is_hub_id(name):
-        return _of_folder(_fetched(name))
+        return _of_folder(fetched(name))
     if "/" in name:
         raise ValueError(f"there is no folder {name}")
     raise KeyError(name)
 
 
 def located(name: str) -> str:
-    """The name of a model, a folder's as an absolute path."""
-    return str(Path(name).resolve()) if name not in MODELS and Path(name).is_dir() else name
+    """The name by which a model is found again: a folder's absolute path, an id with its commit.
 
-
-_fetched = functools.cache(fetched)  # a run asks for its model several times
+    Raises:
+        ValueError: if an id cannot be had from the hub.
+    """
+    if name in MODELS:
+        return name
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    return pinned(name) if is_hub_id(name) else name
 
 
 @functools.cache

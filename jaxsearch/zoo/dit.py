@@ -23,11 +23,13 @@ from jaxsearch.models.dit_folder import (
     load_dit_folder,
     read_transformer_config,
 )
-from jaxsearch.models.folders import check_entries, read_config
+from jaxsearch.models.folders import check_entries, part_files, read_config
 from jaxsearch.models.sit import sit_denoiser
 from jaxsearch.zoo.labels import class_prompts, split_numbers
-from jaxsearch.zoo.model import Model, ModelEntry
+from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.stable_diffusion import scheduler
+
+_SCHEDULER = "scheduler/scheduler_config.json"
 
 
 class _Source(NamedTuple):
@@ -37,18 +39,25 @@ class _Source(NamedTuple):
     names: list[str]
     steps: Mapping[str, Any]  # what the scheduler of a pipeline visits
     weights: Callable[[str], PyTree]  # by their type
+    files: tuple[str, ...]  # that it is read from, but for the autoencoder's
 
 
 def _converted(folder: Path) -> _Source:
     config = read_transformer_config(folder / "config.json")
     names = read_labels(folder, config.num_classes)
-    return _Source(config, names, {}, lambda dtype: load_converted(folder, dtype=dtype)[1])
+    return _Source(
+        config,
+        names,
+        {},
+        lambda dtype: load_converted(folder, dtype=dtype)[1],
+        ("config.json", "model.safetensors", "labels.txt"),
+    )
 
 
 def _pipeline(folder: Path) -> _Source:
     path = folder / "model_index.json"
     config = TransformerConfig(dit_config(read_config(folder / "transformer")), "dit")
-    steps = _steps(folder / "scheduler" / "scheduler_config.json")
+    steps = _steps(folder / _SCHEDULER)
     names = read_json(path).get("id2label") or {}
     classes = [str(label) for label in range(config.num_classes)] if names else []
     for label in classes:
@@ -59,6 +68,7 @@ def _pipeline(folder: Path) -> _Source:
         [str(names[label]) for label in classes],
         steps,
         lambda dtype: load_dit_folder(folder / "transformer", dtype=dtype)[1],
+        ("model_index.json", _SCHEDULER, *part_files(folder, "transformer")),
     )
 
 
@@ -89,7 +99,7 @@ def entry(folder: Path) -> ModelEntry:
         ValueError: if its config cannot be read, or asks for something that is not supported.
     """
     is_pipeline = (folder / "model_index.json").exists()
-    config, names, steps, weights = (_pipeline if is_pipeline else _converted)(folder)
+    config, names, steps, weights, files = (_pipeline if is_pipeline else _converted)(folder)
     check_latents(folder / "vae", config.network.in_channels)
     weights = functools.cache(weights)  # other guidance, same weights
 
@@ -99,6 +109,7 @@ def entry(folder: Path) -> ModelEntry:
         guidance: float = 4.0,
         guided_channels: int | None = GUIDED_CHANNELS,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        remat: bool = False,
     ) -> Model:
         """A diffusion transformer over latents: DiT (Peebles & Xie 2023) or SiT (Ma et al. 2024).
 
@@ -107,11 +118,14 @@ def entry(folder: Path) -> ModelEntry:
                 passes.
             guided_channels: how many of the latent's channels are guided; null: all of them.
             dtype: of weights and computation; samples are float32.
+            remat: whether a gradient computes each block of network and decoder again, which takes
+                longer, instead of keeping what is inside it.
         """
         settings: dict[str, Any] = {
             "guidance": guidance,
             "guided_channels": guided_channels,
             "dtype": dtype,
+            "remat": remat,
         }
         if config.kind == "dit":
             denoiser = dit_denoiser(config.network, weights(dtype), **settings)
@@ -124,7 +138,7 @@ def entry(folder: Path) -> ModelEntry:
                 **settings,
             )
         autoencoder, params = load_autoencoder(folder / "vae", dtype=dtype)
-        decoder = autoencoder_decoder(autoencoder, params, dtype=dtype)
+        decoder = autoencoder_decoder(autoencoder, params, dtype=dtype, remat=remat)
         return Model(denoiser, decoder, class_prompts(config.num_classes, names))
 
     schedule: dict[str, Any] = {"name": "trained_steps", "num_steps": 50, **steps}
@@ -144,4 +158,5 @@ def entry(folder: Path) -> ModelEntry:
             "num_prompts": 4,
         },
         split=split_numbers,
+        files=files_in(folder, *files, *part_files(folder, "vae")),
     )

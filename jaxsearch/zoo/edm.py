@@ -12,7 +12,7 @@ from jaxsearch.core.types import Array, Decoder, PyTree
 from jaxsearch.models.converted import read_labels
 from jaxsearch.models.edm_folder import load_folder, read_config
 from jaxsearch.zoo.labels import ANY, class_prompts, split_numbers
-from jaxsearch.zoo.model import Model, ModelEntry
+from jaxsearch.zoo.model import Model, ModelEntry, files_in
 
 
 @functools.cache
@@ -35,13 +35,15 @@ def entry(folder: Path) -> ModelEntry:
     names = read_labels(folder, config.num_classes)
 
     @functools.cache
-    def load(*, dtype: Literal["float32", "bfloat16"] = "float32") -> Model:
+    def load(*, dtype: Literal["float32", "bfloat16"] = "float32", remat: bool = False) -> Model:
         """A network of Karras et al. 2022, or of one of their pickles, in pixels.
 
         Args:
             dtype: of weights and computation; samples are float32.
+            remat: whether a gradient computes each block of the network again, which takes longer,
+                instead of keeping what is inside it.
         """
-        _, denoiser = load_folder(folder, dtype=dtype)
+        _, denoiser = load_folder(folder, dtype=dtype, remat=remat)
         return Model(denoiser, decoder(), class_prompts(config.num_classes, names))
 
     schedule: dict[str, Any] = {"name": "karras", "num_steps": 18}
@@ -60,4 +62,5 @@ def entry(folder: Path) -> ModelEntry:
             "num_prompts": 4,
         },
         split=split_numbers,
+        files=files_in(folder, "config.json", "model.safetensors", "labels.txt"),
     )

@@ -23,11 +23,27 @@ _WEIGHTS = {
 """By part of a pipeline: its file of weights. Nothing else of a repository is read."""
 
 
+_FORM = r"(?!\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
+
+
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of an id: `owner/repository`."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+    """Whether a name has the form of an id: `owner/repository`, perhaps with `@revision`."""
+    return re.fullmatch(_FORM, name) is not None
 
 
+def pinned(name: str) -> str:
+    """An id with the commit that was fetched, so that it stands for the same files for good.
+
+    Raises:
+        ValueError: if it cannot be had.
+    """
+    folder, found = fetched(name), re.fullmatch(_FORM, name)
+    assert found is not None
+    # The hub's library keeps each commit in `snapshots/<commit>`.
+    return f"{found['repository']}@{folder.name}" if folder.parent.name == "snapshots" else name
+
+
+@functools.cache  # a run asks for its model several times
 def fetched(name: str) -> Path:
     """The folder that a repository of the hub was fetched to; from the second time on it is there.
 
@@ -43,8 +59,12 @@ def fetched(name: str) -> Path:
             'pip install "jaxsearch[hf]"'
         ) from error
     try:
+        found = re.fullmatch(_FORM, name)
+        assert found is not None
         safe = [f"{part}/{names.safe}" for part, names in _WEIGHTS.items()]
-        fetch = functools.partial(huggingface_hub.snapshot_download, name)
+        fetch = functools.partial(
+            huggingface_hub.snapshot_download, found["repository"], revision=found["revision"]
+        )
         folder = Path(fetch(allow_patterns=[*_CONFIGS, *safe]))
         # Older repositories have some weights in PyTorch's own format only.
         older = [
@@ -57,6 +77,11 @@ def fetched(name: str) -> Path:
         raise ValueError(
             f"{name} is gated: accept its terms at https://huggingface.co/{name} and log in with "
             "`hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(
+            f"{name}: the Hugging Face hub has no such revision of the model: give a branch, a tag "
+            "or a commit after the @"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(

@@ -27,23 +27,35 @@ def class_prompts(
     Args:
         num_classes: 0 for a model that is told nothing.
         names: of the classes in their order, if there are any; each may list several, with commas.
+            A number stands for its class even where another one is named so.
     """
-    known = {str(number): number for number in range(num_classes)}
+    numbers = {str(number): number for number in range(num_classes)}
+    named: dict[str, set[int]] = collections.defaultdict(set)
     for number, name in enumerate(names):
         for one in (name, *name.split(",")):
-            known.setdefault(one.strip().lower(), number)
+            named[one.strip().lower()].add(number)
+
+    def label(text: str) -> int:
+        asked = text.strip().lower()
+        if not num_classes and asked == ANY:
+            return 0
+        if asked in numbers:
+            return numbers[asked]
+        found = sorted(named.get(asked, ()))
+        if len(found) > 1:
+            classes = " and ".join(map(str, found))
+            raise ValueError(f"{text!r} is the name of the classes {classes}: take a number")
+        if not found:
+            raise ValueError(f"{text!r} is no prompt of this model: {_remedy()}")
+        return found[0]
 
     def prompts(texts: Sequence[str]) -> Prompts:
-        wanted = [ANY] if not num_classes else known
-        for text in texts:
-            if text.strip().lower() not in wanted:
-                raise ValueError(f"{text!r} is no prompt of this model: {_remedy()}")
-        labels = [known.get(text.strip().lower(), 0) for text in texts]
+        labels = [label(text) for text in texts]
         seen: collections.Counter[int] = collections.Counter()
         ids = []
-        for label in labels:
-            ids.append(label + max(num_classes, 1) * seen[label])
-            seen[label] += 1
+        for number in labels:
+            ids.append(number + max(num_classes, 1) * seen[number])
+            seen[number] += 1
         cond = jnp.asarray(np.asarray(labels, np.int32))
         context = {"label": cond} if num_classes else {}
         return Prompts(jnp.asarray(np.asarray(ids, np.int32)), cond, context)
@@ -51,8 +63,8 @@ def class_prompts(
     def _remedy() -> str:
         if not num_classes:
             return f"it is told nothing, so ask for {ANY!r}"
-        named = " or the name of a class" if names else ""
-        return f"take a number from 0 to {num_classes - 1}{named}"
+        name = " or the name of a class" if names else ""
+        return f"take a number from 0 to {num_classes - 1}{name}"
 
     return prompts
 

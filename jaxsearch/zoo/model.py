@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsearch.core.types import Decoder, Denoiser, Prompts, Verifier
@@ -32,3 +33,11 @@ class ModelEntry(NamedTuple):
     `schedule`, `guide`, `report` and `prompts` at least."""
     split: Callable[[str], list[str]] = lambda text: [text]
     """One argument of `--prompts` -> the prompts that it lists."""
+    files: Mapping[str, Path] = {}
+    """What the model is read from, by names that do not say where on the machine it is. A run notes
+    what was in them, and does not go on with others."""
+
+
+def files_in(folder: Path, *names: str) -> dict[str, Path]:
+    """Those of the named files of a folder that are there, for `ModelEntry.files`."""
+    return {name: folder / name for name in names if (folder / name).is_file()}

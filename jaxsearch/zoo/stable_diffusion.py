@@ -19,13 +19,13 @@ from jaxsearch.models.autoencoder_kl import (
     load_autoencoder,
 )
 from jaxsearch.models.clip_text import clip_text_config, clip_text_network, load_clip_text
-from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
+from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.epsilon import epsilon_denoiser, v_denoiser
-from jaxsearch.models.folders import check_entries, number
+from jaxsearch.models.folders import OF_TRANSFORMERS, check_entries, number, part_files
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.unet2d_condition import UNetConfig, load_unet, unet_config, unet_network
-from jaxsearch.zoo.model import Model, ModelEntry
+from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.texts import text_ids
 
 _PARTS = {
@@ -47,16 +47,40 @@ class Scheduler(NamedTuple):
     schedule: Mapping[str, Any]  # settings of `trained_steps`
 
 
+OTHER_STEPS = (
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Schedulers of which only the process is read."""
+
+_OF_PROCESS = (
+    *("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps"),
+    *("prediction_type", "rescale_betas_zero_snr", "use_flow_sigmas"),
+    *("clip_sample", "thresholding"),  # these change what the network is taken to say
+)
+
+
 def scheduler(entries: Mapping[str, Any]) -> Scheduler:
-    """Reads the config of a `DDIMScheduler`, `PNDMScheduler` or `EulerDiscreteScheduler`.
+    """Reads the config of a scheduler of `diffusers`.
 
     They stand for the same process; which of them steps through it is a matter of the solver, which
-    is chosen elsewhere.
+    is chosen elsewhere. The steps that are visited are those of a `DDIMScheduler`, `PNDMScheduler`
+    or `EulerDiscreteScheduler` as the file has them; of the classes in `OTHER_STEPS`, whose steps
+    are for their own formulas, only the process is read, and the steps are DDIM's.
 
     Raises:
         ValueError: naming the first entry that is missing, unknown, or of a value that is not
             supported.
     """
+    if entries.get("_class_name") in OTHER_STEPS:
+        process = {name: value for name, value in entries.items() if name in _OF_PROCESS}
+        entries = {"_class_name": "DDIMScheduler", "steps_offset": 1, **process}
     check_entries(
         entries,
         needed=("_class_name", "beta_start", "beta_end"),
@@ -66,7 +90,10 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
             *("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"),
         ),
         fixed={
-            "_class_name": ("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"),
+            "_class_name": (
+                *("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"),
+                *OTHER_STEPS,
+            ),
             "beta_schedule": ("scaled_linear", "linear"),
             "clip_sample": (False,),
             "final_sigmas_type": ("zero",),
@@ -81,6 +108,7 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
             "timestep_type": ("discrete",),
             "trained_betas": (None,),
             "use_beta_sigmas": (False,),
+            "use_flow_sigmas": (False,),
             "use_exponential_sigmas": (False,),
             "use_karras_sigmas": (False,),
         },
@@ -134,6 +162,7 @@ def entry(folder: Path) -> ModelEntry:
         height: int | None = None,
         width: int | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        remat: bool = False,
     ) -> Model:
         """Stable Diffusion 1 or 2, or another pipeline of their form.
 
@@ -146,6 +175,8 @@ def entry(folder: Path) -> ModelEntry:
             height: of pictures in pixels, a multiple of 8. null: as it was trained.
             width: of pictures in pixels, a multiple of 8. null: as it was trained.
             dtype: of weights and computation; samples, and the encoder of texts, are float32.
+            remat: whether a gradient computes each block of network and decoder again, which takes
+                longer, instead of keeping what is inside it.
 
         Raises:
             ValueError: if a setting is out of its range, or the folder's files do not fit.
@@ -160,7 +191,7 @@ def entry(folder: Path) -> ModelEntry:
         encode = _encoder(folder)
         _, params = load_unet(folder / "unet", dtype=dtype)
         denoiser = _PREDICTIONS[plan.prediction](
-            unet_network(config, dtype=dtype),
+            unet_network(config, dtype=dtype, remat=remat),
             params,
             shape=(*sides, config.in_channels),
             process=plan.process,
@@ -168,7 +199,8 @@ def entry(folder: Path) -> ModelEntry:
         denoiser = classifier_free_guidance(
             denoiser, scale=guidance, null=encode([negative_prompt])[0]
         )
-        decoder = autoencoder_decoder(*load_autoencoder(folder / "vae", dtype=dtype), dtype=dtype)
+        autoencoder, weights = load_autoencoder(folder / "vae", dtype=dtype)
+        decoder = autoencoder_decoder(autoencoder, weights, dtype=dtype, remat=remat)
 
         def prompts(texts: Sequence[str]) -> Prompts:
             return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
@@ -186,6 +218,15 @@ def entry(folder: Path) -> ModelEntry:
             "verifiers": {"compressibility": {"max_bytes": 150_000}},  # of 512 x 512 pixels
             "prompts": ["a lighthouse on a cliff at dusk"],
         },
+        files=files_in(
+            folder,
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            *part_files(folder, "unet"),
+            *part_files(folder, "vae"),
+            *part_files(folder, "text_encoder", OF_TRANSFORMERS),
+            *(f"tokenizer/{name}" for name in FILES),
+        ),
     )
 
 

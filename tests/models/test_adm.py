@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsearch.models.adm import Adm, AdmConfig, build, from_edm
-from jaxsearch.models.loading import functional
+from jaxsearch.models.adm import (
+    Adm,
+    AdmConfig,
+    AttentionBlock,
+    ResidualBlock,
+    build,
+    from_edm,
+)
+from jaxsearch.models.loading import functional, parameters
 from jaxsearch.models.state_dict import load_state_dict
 from tests.models.references import adm_reference, adm_state_dicts
 
@@ -72,6 +79,20 @@ def test_edms_layout_is_the_same_network(case):
     assert renamed.keys() == openai.keys()
     for key, tensor in openai.items():
         np.testing.assert_array_equal(renamed[key].reshape(tensor.shape), tensor, err_msg=key)
+
+
+def test_a_gradient_may_compute_every_block_again():
+    """Kills: a block that is left out; the setting forgotten (`models/layers.py` runs them)."""
+    abstract = nnx.eval_shape(lambda: build(SMALL)(nnx.Rngs(0)))
+    blocks = sum(
+        isinstance(layer, ResidualBlock | AttentionBlock) for _, layer in nnx.iter_modules(abstract)
+    )
+    shape = (2, SMALL.image_size, SMALL.image_size, SMALL.in_channels)
+    inputs = jnp.ones(shape), jnp.ones(2), jnp.zeros(2, jnp.int32)
+    for remat, number in ((True, blocks), (False, 0)):
+        apply = functional(build(SMALL, remat=remat))
+        program = jax.make_jaxpr(apply)(parameters(abstract), *inputs)
+        assert [one.primitive.name for one in program.eqns].count("remat2") == number
 
 
 def test_half_precision_stays_near(case):

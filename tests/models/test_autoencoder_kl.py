@@ -167,6 +167,20 @@ def test_bfloat16_is_near(usual):
         autoencoder_decoder(config, params, dtype=jnp.float16)
 
 
+def test_a_gradient_may_compute_every_resolution_again(usual):
+    config, params = load_autoencoder(usual[1])
+    latents = jnp.asarray(normal(3, 1, 2, 2, 4))
+
+    def slope(remat):
+        decoder = autoencoder_decoder(config, params, remat=remat)
+        return jax.jit(jax.grad(lambda latents: jnp.sum(decoder(latents) ** 2)))
+
+    np.testing.assert_allclose(slope(True)(latents), slope(False)(latents), rtol=1e-4, atol=1e-5)
+    again, kept = (str(jax.make_jaxpr(slope(remat))(latents)) for remat in (True, False))
+    assert again.count("remat") == 1 + len(config.block_out_channels)
+    assert "remat" not in kept
+
+
 def test_former_names_of_attention(usual, tmp_path):
     """Files of 2022 (`sd-vae-ft-mse`) name the layers of attention otherwise.
 

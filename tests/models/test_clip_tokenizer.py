@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.models.pipelines import END, START, vocabulary, write_tokenizer
 
 pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:the prompt")
 
 
 @pytest.fixture(scope="module", params=[END, "!"], ids=["one", "two"])
@@ -52,6 +54,18 @@ def test_tokens_are_those_of_transformers(folder, text):
     found = load_clip_tokenizer(folder)([text])
     np.testing.assert_array_equal(found, [wanted])
     assert (found.dtype, found.shape) == (np.int32, (1, 77))
+
+
+@pytest.mark.filterwarnings("default")
+def test_who_writes_too_much_is_told(folder):
+    tokenise = load_clip_tokenizer(folder, length=7)
+    with pytest.warns(
+        UserWarning, match="prompt 'and and and and and and'... has 6 tokens: the la"
+    ):
+        tokenise(["and and and and and and"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenise(["and and and and and"])
 
 
 def test_words_by_hand(folder):

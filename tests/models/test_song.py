@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsearch.models.loading import functional
-from jaxsearch.models.song import Song, SongConfig, build, from_edm
+from jaxsearch.models.loading import functional, parameters
+from jaxsearch.models.song import Block, Song, SongConfig, build, from_edm
 from jaxsearch.models.state_dict import load_state_dict
 
 DDPMPP = SongConfig(
@@ -234,6 +234,18 @@ def error(found, wanted):
 def test_it_computes_what_the_equations_say(case):
     config, tensors, x, label, wanted = case
     assert error(applied(config, tensors, x, label), wanted) < 2e-5
+
+
+def test_a_gradient_may_compute_every_block_again():
+    """Kills: a block that is left out; the setting forgotten (`models/layers.py` runs them)."""
+    abstract = nnx.eval_shape(lambda: build(NCSNPP)(nnx.Rngs(0)))
+    blocks = sum(isinstance(layer, Block) for _, layer in nnx.iter_modules(abstract))
+    shape = (2, NCSNPP.image_size, NCSNPP.image_size, NCSNPP.in_channels)
+    inputs = jnp.ones(shape), jnp.ones(2), jnp.zeros(2, jnp.int32)
+    for remat, number in ((True, blocks), (False, 0)):
+        apply = functional(build(NCSNPP, remat=remat))
+        program = jax.make_jaxpr(apply)(parameters(abstract), *inputs)
+        assert [one.primitive.name for one in program.eqns].count("remat2") == number
 
 
 def test_half_precision_stays_near(case):

@@ -103,6 +103,13 @@ def test_integers_are_no_weights(tensors):
         load(tensors)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_what_is_not_finite_is_no_weight(tensors, value):
+    tensors["blocks.1.linear.bias"][2] = value
+    with pytest.raises(ValueError, match=r"blocks.1.linear.bias has values that are not finite"):
+        load(tensors)
+
+
 def test_blocks_differ(tensors):
     stacked = load(tensors)["blocks"]["block"]["linear"]["kernel"]
     for i in range(3):

@@ -201,6 +201,8 @@ MISTAKES = {
         {"down_block_types": ["CrossAttnDownBlock2D", "AttnDownBlock2D"]},
         "down_block_types has 'AttnDownBlock2D': only 'CrossAttnDownBlock2D' or 'DownBlock2D' is",
     ),
+    "nested": ({"down_block_types": [["DownBlock2D"]]}, r"down_block_types has \['DownBlock2D'\]"),
+    "endless": ({"layers_per_block": 10**6}, "layers_per_block is 1000000: it must be"),
     "up": ({"up_block_types": "UpBlock2D"}, "up_block_types is 'UpBlock2D': it must be a list"),
     "few": ({"up_block_types": ["UpBlock2D"]}, r"up_attends is \(False,\): it must have one entry"),
     "middle": ({"mid_block_type": "UNetMidBlock2D"}, "mid_block_type is 'UNetMidBlock2D'"),

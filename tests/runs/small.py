@@ -20,3 +20,14 @@ ARGUMENTS = (SEARCHER, PROBLEM, PROMPTS)
 def shapes(key: jax.Array) -> SearchState:
     """The shapes of the search's state."""
     return jax.eval_shape(lambda k: start(k, *ARGUMENTS), key)
+
+
+KINDS = [
+    ["best_of_n", "--searcher.candidates", "2"],
+    ["epsilon_greedy", "--searcher.candidates", "2", "--searcher.iterations", "2"],
+    [
+        "paths", "--searcher.candidates", "2", "--searcher.paths", "1", "--value", "lookahead",
+        "--searcher.level", "0.3", "--searcher.forward", "0.4", "--searcher.backward", "0.75",
+    ],
+]  # fmt: skip
+"""Arguments of the command for a searcher of each kind: by trajectory, by step, by path."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxsearch.models.adm import AdmConfig, build
 from jaxsearch.models.edm_folder import EdmConfig, Preconditioning
 from jaxsearch.models.song import SongConfig
 from jaxsearch.models.song import build as build_song
+from tests.runs.small import KINDS
 
 ADM = EdmConfig(
     AdmConfig(
@@ -76,19 +78,7 @@ def convert(*more):
 SEARCH = ["search", "--model", "model", "--schedule.num_steps", "4", "--quiet"]
 
 
-@pytest.mark.parametrize(
-    "searcher",
-    [
-        ["best_of_n", "--searcher.candidates", "2"],
-        ["epsilon_greedy", "--searcher.candidates", "2", "--searcher.iterations", "2"],
-        [
-            "paths", "--searcher.candidates", "2", "--searcher.paths", "1", "--value",
-            "lookahead", "--searcher.level", "0.3", "--searcher.forward", "0.6",
-            "--searcher.backward", "0.95",
-        ],
-    ],
-    ids=lambda words: words[0],
-)  # fmt: skip
+@pytest.mark.parametrize("searcher", KINDS, ids=lambda words: words[0])
 def test_a_checkpoint_is_searched(checkpoint, capsys, tmp_path, searcher):
     checkpoint(ADM)
     assert convert("--labels", "labels.txt") == 0
@@ -141,6 +131,10 @@ def test_prompts_from_a_file(checkpoint, tmp_path, capsys):
             ["convert", "weights.pt", "model", "--config", "config.json", "--labels", "two.txt"],
             "there are 2 labels for 3 classes",
         ),
+        (
+            ["convert", "weights.pt", "model", "--config", "config.json", "--labels", "latin.txt"],
+            "cannot read the file of labels latin.txt",
+        ),
         (["convert", "weights.pt"], "the following arguments are required: FOLDER"),
         (["convert", "weights.pt", ".", "--config", "config.json"], ". is not empty"),
         (
@@ -154,6 +148,7 @@ def test_prompts_from_a_file(checkpoint, tmp_path, capsys):
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, arguments, message):
     checkpoint(ADM)
     (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"family": "flux"}')
@@ -177,6 +172,49 @@ def test_unknown_classes_are_refused(checkpoint, capsys, prompts, message):
     assert convert("--labels", "labels.txt") == 0
     assert cli.main([*SEARCH, "--prompts", *prompts]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_conversion_that_stops_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    checkpoint(ADM)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("jaxsearch.models.converted.json.dumps", stop)  # of what is written last
+    assert convert("--labels", "labels.txt") == 130
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_empty_folder_is_taken_and_another_encoding_named(checkpoint, tmp_path, capsys):
+    checkpoint(ADM)
+    (tmp_path / "model").mkdir()
+    assert convert("--labels", "labels.txt") == 0
+    (tmp_path / "model" / "labels.txt").write_bytes(b"caf\xe9\n")
+    assert cli.main(SEARCH) == 2
+    complaint = capsys.readouterr().err
+    assert "model/labels.txt: it is no text in UTF-8" in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_a_run_knows_its_weights(checkpoint, tmp_path, capsys):
+    checkpoint(SONG)
+    assert convert() == 0
+    more = ["--searcher", "best_of_n", "--searcher.candidates", "1", "--output", "run"]
+    assert cli.main([*SEARCH, *more]) == 0
+    run, weights = tmp_path / "run", tmp_path / "model" / "model.safetensors"
+    noted = json.loads((run / "versions.json").read_text())["files"]
+    assert noted["model.safetensors"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert set(noted) == {"model.safetensors", "config.json"}
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    capsys.readouterr()
+    cli.main(["replay", "run"])
+    assert "the model's model.safetensors is not what it was" in capsys.readouterr().out
+    (run / "summary.json").unlink()
+    assert cli.main(["search", "--resume", "run"]) == 2
+    assert "the model's model.safetensors is not what it was" in capsys.readouterr().err
+    assert not (run / "summary.json").exists()
 
 
 def test_a_damaged_folder_is_refused(checkpoint, tmp_path, capsys):

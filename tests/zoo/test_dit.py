@@ -11,6 +11,7 @@ from jaxsearch.models.dit import DiTConfig
 from jaxsearch.models.dit_folder import TransformerConfig, dit_config, original_names
 from jaxsearch.models.folders import read_config, read_weights
 from tests.models.published import randomised
+from tests.runs.small import KINDS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = {"0": "tench", "1": "goldfish, Carassius auratus", "2": "crane"}
@@ -60,10 +61,9 @@ def search(model, *more):
     return cli.main(["search", "--model", str(model), *few, "brightness", *more])
 
 
-@pytest.mark.parametrize("searcher", ["best_of_n", "epsilon_greedy"])
+@pytest.mark.parametrize("searcher", KINDS, ids=lambda words: words[0])
 def test_a_pipeline_is_searched(pipeline, tmp_path, capsys, searcher):
-    more = ["--searcher", searcher, "--searcher.candidates", "2", "--prompts", "1", "tench"]
-    more += ["--searcher.iterations", "2"] if searcher == "epsilon_greedy" else []
+    more = ["--searcher", *searcher, "--prompts", "1", "tench"]
     assert search(pipeline, *more, "--output", "run") == 0
     assert len(pictures(tmp_path / "run")) >= 2
     assert cli.main(["replay", "run"]) == 0
@@ -140,9 +140,10 @@ def test_an_autoencoder_of_other_latents_is_refused(torch, pipeline, capsys):
     assert "its latents have 16 channels, the network's 4" in capsys.readouterr().err
 
 
-def test_sit_is_searched(torch, pipeline, tmp_path, capsys):
+@pytest.mark.parametrize("searcher", KINDS[1:], ids=lambda words: words[0])
+def test_sit_is_searched(torch, pipeline, tmp_path, capsys, searcher):
     assert cli.main([*converted(torch, pipeline, "sit"), "--autoencoder", "pipeline/vae"]) == 0
-    more = ["--searcher", "best_of_n", "--searcher.candidates", "2", "--prompts", "0,2"]
+    more = ["--searcher", *searcher, "--prompts", "0,2"]
     assert search("model", *more, "--output", "run") == 0
     assert "name: shifted" in (tmp_path / "run" / "config.yaml").read_text()
     assert cli.main(["replay", "run"]) == 0

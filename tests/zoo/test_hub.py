@@ -16,7 +16,7 @@ errors = pytest.importorskip("huggingface_hub.errors")
 
 @pytest.fixture(autouse=True)
 def _forgotten():
-    zoo._fetched.cache_clear()
+    hub.fetched.cache_clear()
 
 
 def search(name):
@@ -28,6 +28,8 @@ def search(name):
     [
         ("facebook/DiT-XL-2-256", True),
         ("owner/name.v1_2", True),
+        ("owner/name@v1.0", True),
+        ("owner/name@", False),
         ("digits", False),
         ("./model", False),
         ("../model", False),
@@ -48,9 +50,20 @@ def test_a_model_is_fetched_once_and_only_what_is_read(tmp_path, monkeypatch, ca
         assert "_class_name is 'FluxPipeline'" in capsys.readouterr().err
     fake.assert_called_once()
     assert fake.call_args.args == ("owner/name",)
+    assert fake.call_args.kwargs["revision"] is None
     patterns = fake.call_args.kwargs["allow_patterns"]
     assert "unet/diffusion_pytorch_model.safetensors" in patterns
     assert not any("safety_checker" in one or one == "*/model.safetensors" for one in patterns)
+
+
+def test_an_id_is_kept_with_the_commit_that_was_fetched(tmp_path, monkeypatch):
+    folder = tmp_path / "models--owner--name" / "snapshots" / "0123abc"
+    folder.mkdir(parents=True)
+    fake = mock.Mock(return_value=str(folder))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    assert zoo.located("owner/name@main") == "owner/name@0123abc"
+    assert fake.call_args.args == ("owner/name",)
+    assert fake.call_args.kwargs["revision"] == "main"
 
 
 def test_what_has_no_safetensors_is_fetched_in_the_former_format(tmp_path, monkeypatch):
@@ -76,6 +89,7 @@ def failure(kind, monkeypatch):
     ("kind", "message"),
     [
         (errors.GatedRepoError, "owner/name is gated: accept its terms at https://huggingface.co/"),
+        (errors.RevisionNotFoundError, "the Hugging Face hub has no such revision of the model"),
         (errors.RepositoryNotFoundError, "the Hugging Face hub has no such model"),
         (errors.LocalEntryNotFoundError, "the Hugging Face hub cannot be reached"),
         (ConnectionError, "the Hugging Face hub cannot be reached"),

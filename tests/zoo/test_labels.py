@@ -11,8 +11,8 @@ NAMES = ["tabby, tabby cat", "goldfinch", "Teapot", "crane", "crane"]
 
 
 def test_numbers_and_names_are_classes():
-    prompts = class_prompts(5, NAMES)(["1", "Tabby Cat", "tabby, tabby cat", "teapot", "crane"])
-    np.testing.assert_array_equal(prompts.cond, [1, 0, 0, 2, 3])
+    prompts = class_prompts(5, NAMES)(["1", "Tabby Cat", "tabby, tabby cat", "teapot", "4"])
+    np.testing.assert_array_equal(prompts.cond, [1, 0, 0, 2, 4])
     np.testing.assert_array_equal(prompts.context["label"], prompts.cond)
     assert prompts.cond.dtype == np.int32
 
@@ -41,6 +41,15 @@ def test_a_model_that_is_told_nothing():
 def test_what_is_no_class_is_refused(num_classes, names, text, remedy):
     with pytest.raises(ValueError, match=f"'{text}' is no prompt of this model: {remedy}"):
         class_prompts(num_classes, names)([text])
+
+
+def test_a_name_of_two_classes_is_refused():
+    with pytest.raises(ValueError, match="'Crane' is the name of the classes 3 and 4: take a numb"):
+        class_prompts(5, NAMES)(["Crane"])
+
+
+def test_a_number_stands_for_its_class_whatever_others_are_named():
+    assert class_prompts(3, ["2", "1", "0"])(["2"]).cond == 2
 
 
 def test_numbers_are_split_and_names_are_not():

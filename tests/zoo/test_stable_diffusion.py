@@ -17,14 +17,16 @@ from jaxsearch import cli
 from jaxsearch.core.process import trained_steps
 from jaxsearch.solvers import first_order
 from jaxsearch.zoo import entry
-from jaxsearch.zoo.stable_diffusion import scheduler
+from jaxsearch.zoo.stable_diffusion import OTHER_STEPS, scheduler
 from tests.models.pipelines import LENGTH, stable_diffusion
 from tests.models.published import relative, to_torch
+from tests.runs.small import KINDS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
+pytestmark = pytest.mark.filterwarnings("ignore:the prompt")  # one of `PROMPTS` is too long
 
 NEGATIVE = "a dog"
 PROMPTS = ["The  cat's hat!", "and " * 40]
@@ -176,14 +178,7 @@ def search(folder, *more):
     return cli.main(["search", "--model", str(folder), *fixed, "--quiet", *more])
 
 
-@pytest.mark.parametrize(
-    "searcher",
-    [
-        ["best_of_n", "--searcher.candidates", "2"],
-        ["epsilon_greedy", "--searcher.candidates", "2", "--searcher.iterations", "2"],
-    ],
-    ids=lambda words: words[0],
-)
+@pytest.mark.parametrize("searcher", KINDS, ids=lambda words: words[0])
 def test_a_folder_is_searched(folders, work, capsys, searcher):
     texts = ["the cat, twice", "and", "the cat, twice"]
     more = ["--searcher", *searcher, "--prompts", *texts, "--output", "run"]
@@ -311,10 +306,30 @@ def test_schedulers():
     assert ddim.schedule == {"spacing": "trailing", "offset": 0, "final": "clean"}
 
 
+@pytest.mark.parametrize("name", OTHER_STEPS)
+def test_other_samplers_stand_for_the_same_process(name):
+    """All that the class of `diffusers` writes is known, and its noise levels are the same."""
+    import diffusers
+
+    ours = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    theirs = getattr(diffusers, name)(**ours, prediction_type="v_prediction")
+    written = dict(theirs.config) | {"_class_name": name, "clip_sample": False}
+    found = scheduler(written)
+    assert found.prediction == "v_prediction"
+    times = np.arange(0, 1000, 111)
+    wanted = theirs.alphas_cumprod.numpy()[times]
+    np.testing.assert_allclose(found.process.alpha(times.astype(float)) ** 2, wanted, rtol=1e-5)
+    assert found.schedule == {"spacing": "leading", "offset": 1, "final": "clean"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "UniPCMultistepScheduler"}, "_class_name is 'UniPCMultistepScheduler'"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name is 'ScoreSdeVeScheduler'"),
+        (
+            {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
+            "use_flow_sigmas is True: only False",
+        ),
         ({"use_karras_sigmas": True}, "use_karras_sigmas is True: only False"),
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule is 'squaredcos_cap_v2'"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True: only False"),

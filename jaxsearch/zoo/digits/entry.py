@@ -12,10 +12,12 @@ import numpy as np
 
 from jaxsearch.core.types import Prompts
 from jaxsearch.zoo import Model, ModelEntry
-from jaxsearch.zoo.digits.load import classifier, decoder, denoiser, judge
+from jaxsearch.zoo.digits.load import WEIGHTS, classifier, decoder, denoiser, judge
 from jaxsearch.zoo.digits.network import NO_LABEL
+from jaxsearch.zoo.model import files_in
 
 _LABELS = [str(digit) for digit in range(10)]
+_VERIFIERS = {"classifier": classifier, "judge": judge}
 
 
 def load(*, conditional: bool = False, guidance: float = 1.0, enlarge: int = 4) -> Model:
@@ -56,7 +58,7 @@ def load(*, conditional: bool = False, guidance: float = 1.0, enlarge: int = 4) 
 
 ENTRY = ModelEntry(
     load=load,
-    verifiers={"classifier": classifier, "judge": judge},
+    verifiers=_VERIFIERS,
     defaults={
         "solver": {"name": "heun"},
         "schedule": {"name": "karras", "num_steps": 18},
@@ -66,5 +68,6 @@ ENTRY = ModelEntry(
         "prompts": _LABELS,
         "num_prompts": 36,
     },
+    files=files_in(WEIGHTS, *(f"{name}.safetensors" for name in ("denoiser", *_VERIFIERS))),
     split=lambda text: [part for part in re.split(r"[\s,]+", text) if part],
 )
