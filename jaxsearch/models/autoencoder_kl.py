@@ -36,6 +36,7 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type, run
 from jaxsearch.models.loading import functional
+from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.state_dict import load_state_dict
 
 _EPSILON = 1e-6  # of all normalisations
@@ -141,22 +142,6 @@ def autoencoder_config(entries: Mapping[str, Any]) -> AutoencoderConfig:
 # ----------------------------------------------------------------------------------------- network
 
 
-class _Residual(nnx.Module):
-    def __init__(self, inputs: int, outputs: int, layers: Layers) -> None:
-        self.norm1 = layers.norm(inputs)
-        self.conv1 = layers.conv(inputs, outputs)
-        self.norm2 = layers.norm(outputs)
-        self.conv2 = layers.conv(outputs, outputs)
-        if inputs != outputs:
-            self.conv_shortcut = layers.linear(inputs, outputs)
-        self.shortens = inputs != outputs
-
-    def __call__(self, x: Array) -> Array:
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
-        h = self.conv2(jax.nn.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if self.shortens else x)
-
-
 class _Attention(nnx.Module):
     """Self-attention of all places, by one head of all channels."""
 
@@ -176,7 +161,7 @@ class _Attention(nnx.Module):
 
 class _Middle(nnx.Module):
     def __init__(self, channels: int, attends: bool, layers: Layers) -> None:
-        self.resnets = nnx.List([_Residual(channels, channels, layers) for _ in range(2)])
+        self.resnets = nnx.List([Residual(channels, channels, layers) for _ in range(2)])
         self.attentions = nnx.List([_Attention(channels, layers)] if attends else [])
 
     def __call__(self, x: Array) -> Array:
@@ -196,16 +181,6 @@ class _Down(nnx.Module):
         return self.conv(x)
 
 
-class _Up(nnx.Module):
-    """Twice the side, pixels repeated."""
-
-    def __init__(self, channels: int, layers: Layers) -> None:
-        self.conv = layers.conv(channels, channels)
-
-    def __call__(self, x: Array) -> Array:
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
-
-
 class _Resolution(nnx.Module):
     """Residual blocks, then a change of side under the name that it has in a checkpoint."""
 
@@ -214,7 +189,7 @@ class _Resolution(nnx.Module):
     ) -> None:
         widths = [inputs, *[outputs] * num]
         pairs = itertools.pairwise(widths)
-        self.resnets = nnx.List([_Residual(a, b, layers) for a, b in pairs])
+        self.resnets = nnx.List([Residual(a, b, layers) for a, b in pairs])
         self.name = name
         setattr(self, name, nnx.List([] if change is None else [change]))
 
@@ -253,7 +228,7 @@ class _Decoder(nnx.Module):
         self.mid_block = _Middle(widths[0], config.mid_block_add_attention, layers)
         blocks = []
         for i, (inputs, outputs) in enumerate(zip(widths[:1] + widths[:-1], widths, strict=True)):
-            change = _Up(outputs, layers) if i < len(widths) - 1 else None
+            change = Up(outputs, layers) if i < len(widths) - 1 else None
             num = config.layers_per_block + 1
             blocks.append(_Resolution(inputs, outputs, num, change, "upsamplers", layers))
         self.up_blocks = nnx.List(blocks)

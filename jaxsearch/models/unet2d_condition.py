@@ -33,6 +33,7 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type, run, unchanged
 from jaxsearch.models.loading import functional
+from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.state_dict import load_state_dict
 
 _TRANSFORMER_EPSILON = 1e-6  # of the normalisation before a transformer
@@ -218,24 +219,6 @@ class _Time(nnx.Module):
         return self.linear_2(jax.nn.silu(self.linear_1(features)))
 
 
-class _Residual(nnx.Module):
-    def __init__(self, inputs: int, outputs: int, time: int, make: Layers) -> None:
-        self.norm1 = make.norm(inputs)
-        self.conv1 = make.conv(inputs, outputs)
-        self.time_emb_proj = make.linear(time, outputs)
-        self.norm2 = make.norm(outputs)
-        self.conv2 = make.conv(outputs, outputs)
-        if inputs != outputs:
-            self.conv_shortcut = make.linear(inputs, outputs)
-        self.shortens = inputs != outputs
-
-    def __call__(self, x: Array, time: Array) -> Array:
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
-        h = h + self.time_emb_proj(jax.nn.silu(time))[:, None, None, :]
-        h = self.conv2(jax.nn.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if self.shortens else x)
-
-
 class _Attention(nnx.Module):
     """Tokens [n, length, channels] ask tokens [n, other length, features]."""
 
@@ -322,16 +305,6 @@ class _Down(nnx.Module):
         return self.conv(x)
 
 
-class _Up(nnx.Module):
-    """Twice the side, or one less where the side was odd on the way down; pixels repeated."""
-
-    def __init__(self, channels: int, make: Layers) -> None:
-        self.conv = make.conv(channels, channels)
-
-    def __call__(self, x: Array, height: int, width: int) -> Array:
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width])
-
-
 class _Level(nnx.Module):
     """Residual blocks of one resolution, with transformers behind the first of them."""
 
@@ -347,7 +320,7 @@ class _Level(nnx.Module):
     ) -> None:
         channels, time = config.block_out_channels[level], 4 * config.block_out_channels[0]
         asked = (channels, config.cross_attention_dim, config.num_heads[level], make)
-        self.resnets = nnx.List([_Residual(width, channels, time, make) for width in inputs])
+        self.resnets = nnx.List([Residual(width, channels, make, time=time) for width in inputs])
         self.attentions = nnx.List([_Transformer(*asked) for _ in range(num_transformers)])
         self.remat = remat
 
@@ -370,7 +343,7 @@ class _UpLevel(_Level):
     def __init__(self, inputs: list[int], level: int, *, doubles: bool, **parts: Any) -> None:
         super().__init__(inputs, level, **parts)
         channels = parts["config"].block_out_channels[level]
-        self.upsamplers = nnx.List([_Up(channels, parts["make"])] if doubles else [])
+        self.upsamplers = nnx.List([Up(channels, parts["make"])] if doubles else [])
 
 
 class UNet2DCondition(nnx.Module):
@@ -445,7 +418,7 @@ class UNet2DCondition(nnx.Module):
         for rising in self.up_blocks:
             for i in range(len(rising.resnets)):
                 x = rising.layer(i, jnp.concatenate([x, skips.pop()], axis=-1), time, text)
-            for double in rising.upsamplers:
+            for double in rising.upsamplers:  # one less where the side was odd on the way down
                 x = double(x, *skips[-1].shape[1:3])
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
