@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxsearch.core.plan import most_network_passes, plan
 from jaxsearch.core.replay import replay, sample
 from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.space import noise_space, stages_of
-from jaxsearch.core.types import Cost, Prompts, SearchResult, Verifier
+from jaxsearch.core.types import Cost, Problem, Prompts, Searcher, SearchResult, Verifier
 from jaxsearch.core.value import lookahead, solver_estimate
 from tests import cases, toys
 from tests.conftest import as_users_compile
@@ -31,18 +32,32 @@ PAIRS = [(searcher, "heun_edm") for searcher in cases.SEARCHERS] + [
     for searcher in ("zero_order", "epsilon_greedy")
     if solver != "ddim" or not cases.SEARCHERS[searcher].needs_noise
 ]
-every_pair = pytest.mark.parametrize(("searcher", "solver"), PAIRS)
+
+
+def grouped(searcher, *rest, marks=()):
+    """One case, whose searcher one worker runs under all laws: programs are compiled once."""
+    return pytest.param(searcher, *rest, marks=[pytest.mark.xdist_group(searcher), *marks])
+
+
+every_pair = pytest.mark.parametrize(("searcher", "solver"), [grouped(*pair) for pair in PAIRS])
 # The first case of each searcher: further ones are there for laws of costs, recipes and chunks.
 FIRST = {case.searcher.name: name for name, case in reversed(cases.SEARCHERS.items())}
-every_searcher = pytest.mark.parametrize("searcher", sorted(FIRST.values()))
+every_searcher = pytest.mark.parametrize(
+    "searcher", [grouped(one) for one in sorted(FIRST.values())]
+)
 # What the first cases do not have: a free part beside a recipe, a wrapper, scores of families.
 MORE = ("cross_entropy_spectral", "mcts_value", "zero_order_stops")
-FIRST_PAIRS = [pair for pair in PAIRS if pair[0] in (*FIRST.values(), *MORE)]
-first_pairs = pytest.mark.parametrize(("searcher", "solver"), FIRST_PAIRS)
+FIRST_PAIRS = [(name, "heun_edm") for name in cases.SEARCHERS if name in (*FIRST.values(), *MORE)]
+FIRST_PAIRS += [("epsilon_greedy", "flow_sde")]  # another family of solvers
+first_pairs = pytest.mark.parametrize(
+    ("searcher", "solver"), [grouped(*pair) for pair in FIRST_PAIRS]
+)
 
 
-def problem(solver: str, value=solver_estimate(), verifiers=(toys.bright,)):
-    return toys.problem(cases.solvers()[solver], value=value, verifiers=verifiers)
+def problem(solver: str, verifiers=(toys.bright,)) -> Problem:
+    """A problem whose network costs two passes, as under guidance."""
+    found = toys.problem(cases.solvers()[solver], verifiers=verifiers)
+    return dataclasses.replace(found, denoiser=dataclasses.replace(found.denoiser, passes=2))
 
 
 def _hostile(params, images, context):
@@ -77,9 +92,31 @@ def assert_same(one, other, tolerance: float = 0.0) -> None:
 
 
 @functools.cache
-def found(searcher: str, solver: str) -> SearchResult:
-    """The search that the laws compare with: four prompts, one program."""
-    return search(key(), cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4))
+def observed(solver: str) -> tuple[Problem, toys.Counter]:
+    """A solver's problem whose network counts its rows."""
+    base = problem(solver)
+    denoiser, counter = toys.counting(base.denoiser)
+    return dataclasses.replace(base, denoiser=denoiser), counter
+
+
+class Found(NamedTuple):
+    """A search, and the rows that its network was called with."""
+
+    result: SearchResult
+    rows: int
+
+
+@functools.cache
+def found(searcher: str, solver: str) -> Found:
+    """The search that the laws compare with: four prompts, one program for all of them."""
+    return run(cases.SEARCHERS[searcher].searcher, *observed(solver), 4)
+
+
+def run(one: Searcher, problem_: Problem, counter: toys.Counter, num_prompts: int) -> Found:
+    """A search of a problem whose network counts."""
+    before, microbatch = counter.rows, 1 if num_prompts == 1 else None
+    result = search(key(), one, problem_, toys.prompts(num_prompts), microbatch=microbatch)
+    return Found(jax.block_until_ready(result), counter.rows - before)
 
 
 def test_everything_registered_has_a_case():
@@ -126,21 +163,14 @@ def test_ask_has_one_shape_and_tell_keeps_the_state(searcher, solver):
 @every_searcher
 def test_second_call_traces_nothing(searcher):
     """Law 2: new keys, prompts and weights of the same shape reuse the program."""
-    traces = []
-    base = problem("heun_edm")
-
-    def apply(params, x, t, cond):
-        traces.append(x.shape)
-        return base.denoiser.apply(params, x, t, cond)
-
-    problem_ = dataclasses.replace(base, denoiser=dataclasses.replace(base.denoiser, apply=apply))
+    problem_, counter = observed("heun_edm")
     one = cases.SEARCHERS[searcher].searcher
     first = search(key(), one, problem_, toys.prompts(4))
-    num = len(traces)
+    num = counter.traces
     assert num > 0
     heavier = jax.tree.map(lambda leaf: leaf * 1.5, problem_)
     second = search(jax.random.key(8), one, heavier, toys.prompts(4, first_id=9))
-    assert len(traces) == num
+    assert counter.traces == num
     assert not np.allclose(first.score, second.score)
 
 
@@ -152,7 +182,7 @@ def test_devices_microbatch_and_company_do_not_matter(searcher, solver):
     undone.
     """
     one, problem_, prompts = cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4)
-    whole = found(searcher, solver)
+    whole = found(searcher, solver).result
     mesh = jax.make_mesh((8,), ("particle",), axis_types=(AxisType.Auto,))
     # Elementwise programs of other shapes may round the last bit otherwise.
     tolerance = 2e-6
@@ -168,44 +198,45 @@ def test_devices_microbatch_and_company_do_not_matter(searcher, solver):
 @pytest.mark.parametrize(
     ("searcher", "solver"),
     [
-        pytest.param(*pair, marks=as_users_compile) if pair[0] == "gradient" else pair
+        grouped(*pair, marks=[as_users_compile] if pair[0] == "gradient" else [])
         for pair in FIRST_PAIRS
     ],
 )
 def test_chunks_give_the_same_bits_and_can_be_taken_up_again(searcher, solver):
     """A search handed back every two rounds, and one taken up from a state of it."""
-    one, problem_, prompts = cases.SEARCHERS[searcher].searcher, problem(solver), toys.prompts(4)
+    problem_, _ = observed(solver)
+    one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(4)
     states = list(search_in_chunks(key(), one, problem_, prompts, rounds_per_chunk=2))
-    assert_same(result_of(states[-1]), found(searcher, solver))
+    assert_same(result_of(states[-1]), found(searcher, solver).result)
     assert [int(state.round) for state in states] == sorted({int(s.round) for s in states})
     middle = states[len(states) // 2]
     *_, last = [middle, *search_in_chunks(
         key(), one, problem_, prompts, rounds_per_chunk=5, state=middle
     )]  # fmt: skip
-    assert_same(result_of(last), found(searcher, solver))
+    assert_same(result_of(last), found(searcher, solver).result)
 
 
 @pytest.mark.parametrize(
     ("searcher", "solver", "value"),
-    [(*pair, solver_estimate()) for pair in PAIRS]
-    + [("best_of_n", "heun_edm", lookahead()), ("epsilon_greedy", "ddpm", lookahead())],
+    [grouped(*pair, solver_estimate()) for pair in PAIRS]
+    + [
+        grouped("best_of_n", "heun_edm", lookahead()),
+        grouped("epsilon_greedy", "ddpm", lookahead()),
+    ],
 )
 def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
     """Law 4. Kills: a Heun step counted once; a lookahead not counted; guidance counted once;
     backward passes not counted."""
-    base = problem(solver, value)
-    denoiser, counter = toys.counting(dataclasses.replace(base.denoiser, passes=2))
-    problem_ = dataclasses.replace(base, denoiser=denoiser)
+    one, (problem_, counter) = cases.SEARCHERS[searcher].searcher, observed(solver)
+    problem_ = dataclasses.replace(problem_, value=value)
     # Beside others that go further, a candidate is computed and not charged; alone it is not.
-    adaptive = cases.SEARCHERS[searcher].searcher.adaptive
-    one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(1 if adaptive else 3)
-    result = jax.block_until_ready(
-        search(key(), one, problem_, prompts, microbatch=1 if adaptive else None)
-    )
-    planned = plan(one, problem_, prompts)
+    adaptive = one.adaptive
+    usual = not adaptive and value == solver_estimate()
+    result, rows = found(searcher, solver) if usual else run(one, problem_, counter, 1)
+    planned = plan(one, problem_, toys.prompts(4))
     # What is differentiated through is computed once more on the way back, and not charged.
     cost = result.cost
-    assert 2 * counter.rows == int(np.sum(cost.network_passes) + np.sum(cost.backward_passes))
+    assert 2 * rows == int(np.sum(cost.network_passes) + np.sum(cost.backward_passes))
     np.testing.assert_array_equal(result.trace.cost.network_passes[-1], result.cost.network_passes)
     stages = planned.stages
     if adaptive:
@@ -223,7 +254,7 @@ def test_counted_cost_is_observed_cost_is_planned_cost(searcher, solver, value):
 @every_pair
 def test_replay_makes_the_sample_from_its_recipe(searcher, solver):
     """Law 5. Kills: a lineage row off by one; a term written to another slot."""
-    result = found(searcher, solver)
+    result = found(searcher, solver).result
     assert np.all(np.asarray(result.particle.step) == cases.NUM_STEPS)
     noise, legs = result.particle.noise, result.particle.legs
     again = replay(problem(solver), noise, toys.prompts(4), legs=legs)
@@ -234,7 +265,7 @@ def test_replay_makes_the_sample_from_its_recipe(searcher, solver):
 @every_pair
 def test_reported_score_is_the_verifier_on_the_returned_image(searcher, solver):
     """Law 6. Kills: the score of an estimate reported for the finished sample."""
-    result, problem_ = found(searcher, solver), problem(solver)
+    result, problem_ = found(searcher, solver).result, problem(solver)
     images = problem_.objective.decoder(result.particle.x)
     np.testing.assert_allclose(toys.bright(images, {}), result.score, atol=1e-6)
     np.testing.assert_allclose(result.scores[:, 0], result.score, atol=1e-6)
@@ -242,7 +273,7 @@ def test_reported_score_is_the_verifier_on_the_returned_image(searcher, solver):
 
 
 @pytest.mark.parametrize(
-    ("searcher", "solver"), [pair for pair in PAIRS if cases.SEARCHERS[pair[0]].plain]
+    ("searcher", "solver"), [grouped(*pair) for pair in PAIRS if cases.SEARCHERS[pair[0]].plain]
 )
 def test_one_candidate_is_plain_sampling(searcher, solver):
     """Law 7: the very sample, not just its law. Kills: a key path of a searcher's own."""
@@ -256,7 +287,7 @@ def test_one_candidate_is_plain_sampling(searcher, solver):
     np.testing.assert_allclose(result.particle.x, again.x, atol=2e-6)
 
 
-@pytest.mark.parametrize("searcher", sorted({*FIRST.values(), *MORE}))
+@pytest.mark.parametrize("searcher", [grouped(one) for one in sorted({*FIRST.values(), *MORE})])
 def test_hostile_verifiers_neither_crash_nor_win(searcher):
     """Law 8: about half of all images, or all of them, get the hostile value.
 
@@ -308,7 +339,7 @@ def test_a_searcher_of_injected_noise_refuses_a_solver_without(searcher):
 
 
 def test_costs_are_counted_per_prompt():
-    result = found("epsilon_greedy", "heun_edm")
+    result = found("epsilon_greedy", "heun_edm").result
     assert isinstance(result.cost, Cost)
     assert all(field.shape == (4,) and field.dtype == jnp.int32 for field in result.cost)
 

@@ -128,9 +128,10 @@ mixture = mixture_denoiser
 
 
 class Counter:
-    """Counts the rows that a `counting` denoiser was called with."""
+    """Counts the rows that a `counting` denoiser was called with, and how often it was traced."""
 
     def __init__(self) -> None:
+        self.traces = 0
         self._rows = 0
         self._lock = threading.Lock()
 
@@ -154,6 +155,7 @@ def counting(denoiser: Denoiser) -> tuple[Denoiser, Counter]:
     counter = Counter()
 
     def apply(params, x: Array, t: Array, cond) -> Prediction:
+        counter.traces += 1
         jax.debug.callback(counter.add, t)
         return denoiser.apply(params, x, t, cond)
 
