@@ -9,9 +9,11 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
+    draw,
     fold_in_each,
     fresh_trajectory,
     noise_key,
+    realise,
     require_noise,
     rotate,
     select,
@@ -27,6 +29,8 @@ from jaxsearch.core.types import (
     Stage,
 )
 
+_STEPS = (slice(None), slice(1, None))  # the rows of the injected noises of all chains
+
 
 class State(NamedTuple):
     """Where the chains of one prompt are: replay `noise` to draw from the tilted law."""
@@ -34,6 +38,7 @@ class State(NamedTuple):
     noise: Noise  # [C, T + 1, M]
     score: Array  # [C] -inf while it is not known
     accepted: Array  # [C] int32, moves accepted so far
+    drawn: Array | None  # [C, T, *E] what is injected, where it moves too
 
 
 def markov_chain(
@@ -81,12 +86,14 @@ def markov_chain(
     def init_fn(space: NoiseSpace, key: Array) -> State:
         keys = fold_in_each(key, jnp.arange(chains))
         noise = jax.vmap(lambda chain: fresh_trajectory(space, chain))(keys)
-        return State(noise, jnp.full((chains,), -jnp.inf), jnp.zeros((chains,), jnp.int32))
+        # A recipe has a term for each accepted move: where those of all steps grow, to draw them
+        # anew at every step would cost more than the smallest networks do.
+        drawn = realise(take(noise, _STEPS), space.shape) if injected else None
+        accepted = jnp.zeros((chains,), jnp.int32)
+        return State(noise, jnp.full((chains,), -jnp.inf), accepted, drawn)
 
-    def propose(space: NoiseSpace, noise: Noise) -> Proposal:
-        # Drawn from the recipe at every round, as replay draws it: no rounding adds up over moves.
-        first, steps = take(noise, (slice(None), 0)), take(noise, (slice(None), slice(1, None)))
-        return Proposal(space.root(first), steps)
+    def propose(space: NoiseSpace, noise: Noise, drawn: Array | None) -> Proposal:
+        return Proposal(space.root(take(noise, (slice(None), 0))), take(noise, _STEPS), drawn)
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
         if injected:
@@ -95,13 +102,12 @@ def markov_chain(
         moves = jnp.asarray([True, *(active and injected for active in space.active)])
         amounts = jnp.where(moves, step, 0.0)
 
-        def moved(noise: Noise, slot: Array, key: Array) -> Noise:
-            keys = jax.vmap(lambda row: noise_key(space, key, row))(rows)
+        def moved(noise: Noise, slot: Array, keys: Array) -> Noise:
             return jax.vmap(rotate, in_axes=(0, None, 0, 0))(noise, slot, keys, amounts)
 
         def ask_start(key: Array, round: Array, state: State) -> Proposal:
             del key, round
-            return propose(space, state.noise)
+            return propose(space, state.noise, state.drawn)
 
         def tell_start(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
@@ -111,24 +117,29 @@ def markov_chain(
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             del round
-            keys = fold_in_each(key, jnp.arange(chains))
+            chain = fold_in_each(key, jnp.arange(chains))
+            keys = jax.vmap(lambda one: jax.vmap(lambda row: noise_key(space, one, row))(rows))(
+                chain
+            )
             # A refused move leaves no term, so the next one takes its slot.
-            return propose(space, jax.vmap(moved)(state.noise, state.accepted + 1, keys))
+            noise, drawn = jax.vmap(moved)(state.noise, state.accepted + 1, keys), state.drawn
+            if drawn is not None:
+                amount = amounts[1:].reshape((1, -1) + (1,) * len(space.shape))
+                new = draw(keys[:, 1:], space.shape)
+                drawn = jnp.sqrt(1.0 - amount**2) * drawn + amount * new
+            return propose(space, noise, drawn)
 
         def tell_fn(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
-            del round, proposal
+            del round
             coins = jnp.log(jax.random.uniform(key, (chains,)))
             likelier = coins < strength * (evaluation.score - state.score)
             # What is no number (a strength of 0 times a failed score) compares as false: refused.
             accept = likelier | jnp.isneginf(state.score)
-            noise, score = select(
-                accept,
-                (evaluation.child.noise, evaluation.score),
-                (state.noise, state.score),
-            )
-            return State(noise, score, state.accepted + accept.astype(jnp.int32))
+            accepted = state.accepted + 1
+            there = State(evaluation.child.noise, evaluation.score, accepted, proposal.value)
+            return select(accept, there, state)
 
         start = Stage(1, ask_start, tell_start)
         return (start, Stage(iterations, ask_fn, tell_fn)) if iterations else (start,)

@@ -196,7 +196,7 @@ def test_failed_scores_lose_to_all_others_and_make_no_nan(strength):
 
 
 def test_a_state_is_the_recipe_of_its_score():
-    """Kills: a state whose noise and score part ways; the refused proposal kept."""
+    """Kills: a state whose noise and score part ways; a refused proposal kept, or what it drew."""
     problem_, prompts = toys.problem(cases.solvers()["ddpm"]), toys.prompts(3)
     one = markov_chain(chains=2, iterations=6, step=0.6, strength=50.0, injected=True)
     (*_, last) = search_in_chunks(jax.random.key(5), one, problem_, prompts, rounds_per_chunk=1000)
