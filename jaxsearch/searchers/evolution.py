@@ -35,7 +35,7 @@ class State(NamedTuple):
 
     key: Array  # [] of the candidates
     parents: Particle  # [B] at the step that evolves; the lineage is that of the finished sample
-    score: Array  # [B] of the finished sample, -inf while it is not known
+    scores: Array  # [B, V] of the finished sample by guide, -inf while they are not known
 
 
 def evolution(
@@ -116,7 +116,7 @@ def evolution(
     def init_fn(space: NoiseSpace, key: Array) -> State:
         noise = trajectories(space, key, survivors)
         parents = space.root(take(noise, (slice(None), 0)))._replace(noise=noise)
-        return State(key, parents, jnp.full((survivors,), -jnp.inf))
+        return State(key, parents, jnp.full((survivors, space.num_guides), -jnp.inf))
 
     def selected(key: Array, score: Array, first: Array) -> Array:
         """Which [B] of a pool survive, by their scores [pool]; tournaments draw from `first` on."""
@@ -163,12 +163,12 @@ def evolution(
             children = proposal.parent._replace(noise=evaluation.child.noise)
             pool = jax.tree.map(
                 lambda old, new: jnp.concatenate([old, new]),
-                (state.parents, state.score),
-                (children, evaluation.score),
+                (state.parents, state.scores),
+                (children, evaluation.scores),
             )
             # Before the plain generation there are no survivors to draw.
             first = jnp.where((step == 0) & (round == 0), survivors, 0)
-            return State(state.key, *take(pool, selected(key, pool[1], first)))
+            return State(state.key, *take(pool, selected(key, space.compare(pool[1]), first)))
 
         return Stage(rounds, ask_fn, tell_fn)
 
@@ -188,4 +188,4 @@ def evolution(
 
         return Stage(1, ask_fn, tell_fn, finishes=False)
 
-    return Searcher("evolution", init_fn, stages_fn, rank=most + 1, compares_rounds=True)
+    return Searcher("evolution", init_fn, stages_fn, rank=most + 1)

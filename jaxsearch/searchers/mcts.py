@@ -386,4 +386,10 @@ def mcts(
             return (grow,)
         return Stage(1, ask_first, tell_first, finishes=False), grow
 
-    return Searcher("mcts", init_fn, stages_fn, compares_rounds=True, adaptive=True)
+    return Searcher(
+        "mcts",
+        init_fn,
+        stages_fn,
+        absolute_scores="adds up the scores of all rounds below a node",
+        adaptive=True,
+    )

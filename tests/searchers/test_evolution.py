@@ -135,7 +135,9 @@ def survivors_of(searcher, scores):
         evaluation = Evaluation(child, scores, scores[:, None])
         state = stage.tell(key, jnp.int32(0), state, proposal, evaluation)
         names, mine = (jax.random.key_data(n.keys)[:, 0, 0] for n in (noise, state.parents.noise))
-        return jnp.argmax(jnp.all(mine[:, None] == names[None], axis=-1), axis=1), state.score
+        return jnp.argmax(jnp.all(mine[:, None] == names[None], axis=-1), axis=1), state.scores[
+            :, 0
+        ]
 
     keys = jax.random.split(jax.random.key(3), 1000)
     return (np.asarray(out) for out in jax.jit(jax.vmap(run))(keys))
@@ -175,7 +177,7 @@ def test_the_best_survives_worse_generations():
     scores = [np.eye(4)[1], 5 * np.eye(4)[3], np.eye(4)[2], 9.0, 7 * np.eye(4)[3], np.eye(4)[0]]
     seen = evolve(SCHEDULED, "ddpm", lambda round: scores[round])
     # Round 3 takes the survivors on: their scores are not those of finished samples.
-    assert [float(state.score[0]) for _, _, state in seen] == [1.0, 5.0, 5.0, 5.0, 7.0, 7.0]
+    assert [float(state.scores[0, 0]) for _, _, state in seen] == [1.0, 5.0, 5.0, 5.0, 7.0, 7.0]
     for round in (1, 4):
         best = take(lineage(seen[round][1]), 3)
         kept = take(seen[round + 1][2].parents.noise, 0)
@@ -187,11 +189,11 @@ def test_failed_scores_lose_and_harm_nothing():
     """Kills: a NaN of two failed scores; a failed child before one that is not."""
     one_good = np.asarray([-np.inf, 0.5, -np.inf, -np.inf])
     seen = evolve(SCHEDULED, "ddpm", lambda round: one_good if round in (2, 4) else -np.inf)
-    top = [float(state.score[0]) for _, _, state in seen]
+    top = [float(state.scores[0, 0]) for _, _, state in seen]
     assert top == [-np.inf, -np.inf, 0.5, 0.5, 0.5, 0.5]
     for _, proposal, state in seen:
         assert np.all(np.isfinite(np.asarray(proposal.noise.coefs)))
-        assert not np.any(np.isnan(np.asarray(state.score)))
+        assert not np.any(np.isnan(np.asarray(state.scores)))
 
 
 def test_a_survivor_is_where_its_recipe_leads():
@@ -207,8 +209,9 @@ def test_a_survivor_is_where_its_recipe_leads():
     for state, survivor in itertools.product(seen[1:], range(2)):
         noise = take(state.parents.noise, (slice(None), survivor))
         images = problem.objective.decoder(replay(problem, noise, prompts).x)
-        np.testing.assert_allclose(toys.bright(images, {}), state.score[:, survivor], atol=1e-6)
-    assert np.any(np.asarray(seen[2].score) > np.asarray(seen[1].score))
+        score = state.scores[:, survivor, 0]
+        np.testing.assert_allclose(toys.bright(images, {}), score, atol=1e-6)
+    assert np.any(np.asarray(seen[2].scores) > np.asarray(seen[1].scores))
 
 
 def _pixels(params, latents):
