@@ -121,10 +121,11 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
             return select(state.segment == num, state, select(ends, after, again))
 
         def most_calls(calls: Sequence[int]) -> int:
-            """Whatever can roll over is spent on the dearest segment."""
+            """Every quota moves on to the dearest segment there is, but for the first one's."""
             prices = [sum(calls[segment.begin : segment.end]) for segment in divided]
-            dearest = max(p for p, one in zip(prices, divided, strict=True) if one.searched)
-            return sum(prices) + (sum(tries) - num) * dearest
+            places = [place for place, segment in enumerate(divided) if segment.searched]
+            dearest = [max(prices[later] for later in places if later >= one) for one in places]
+            return sum(prices) + (quota - 1) * (prices[places[0]] + sum(dearest[1:]))
 
         return (Stage(sum(tries), ask_fn, tell_fn, most_calls=most_calls),)
 
