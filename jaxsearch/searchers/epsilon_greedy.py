@@ -190,10 +190,9 @@ def epsilon_greedy(
         ) -> State:
             del key
             rows = rows_of(round)
-            rivals = evaluation.scores
+            score = evaluation.score
             if elitist:  # the pivot is compared anew, among the candidates
-                rivals = jnp.concatenate([rivals, state.scores[None]])
-            score = space.compare(rivals)
+                score = space.compare(jnp.concatenate([evaluation.scores, state.scores[None]]))
             best = jnp.argmax(score[:candidates])
             winner = (
                 take(proposal.noise, best),

@@ -101,10 +101,9 @@ def zero_order(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del key
-            rivals = evaluation.scores
+            score = evaluation.score
             if elitist:  # the pivot is compared anew, among its neighbours
-                rivals = jnp.concatenate([rivals, state.scores[None]])
-            score = space.compare(rivals)
+                score = space.compare(jnp.concatenate([evaluation.scores, state.scores[None]]))
             best = jnp.argmax(score[:neighbours])
             # The winner's own term names the key of its move: made again, it is not stored K times.
             move_key = proposal.parent.noise.keys[best, 0, round + 1]
