@@ -174,6 +174,7 @@ class Rows:
             row = name | measured()
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            self._there.append(row)
         self.rows.append(row)
         return row
 

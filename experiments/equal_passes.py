@@ -1,26 +1,27 @@
-"""Every searcher at equal network passes, on the embedded default.
+"""Every searcher at its own budget and at equal network passes, on the embedded default.
 
     python -m experiments.equal_passes experiments/results/equal_passes
 
-Time: about 20 minutes on 2 CPU cores, most of it compiling. Expected:
+Time: about TIME minutes on 2 CPU cores, half of it compiling. Expected:
 experiments/results/equal_passes/table.md.
 
-The budget is what epsilon-greedy spends with the first paper's settings, 2089 passes per prompt;
-each searcher gets the largest size that never exceeds it, whatever the scores, and otherwise its
-defaults (tree search and rollover, whose price hangs on the scores, so spend less). Searchers of
-the initial noise are shown twice: under the first paper's sampler, whose churn forgets where it
-started, and without churn, where the initial noise decides everything. Model, rewards and prompts
-are those of
-`paper1_table.py`; `judge` is the classifier that no search sees.
+A searcher's own budget is what its defaults spend, which are the papers' settings where a paper has
+some. The common budget is what epsilon-greedy spends with the first paper's settings, 2089 passes
+per prompt; each searcher gets the largest size that never exceeds it, whatever the scores, and
+otherwise its defaults (tree search and rollover, whose price hangs on the scores, so spend less).
+Searchers of the initial noise are shown twice: under the first paper's sampler, whose churn forgets
+where it started, and without churn, where the initial noise decides everything. Model, rewards and
+prompts are those of `paper1_table.py`; `judge` is the classifier that no search sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jsonargparse import auto_cli
 from rich.console import Console
 
@@ -28,30 +29,26 @@ from experiments import common
 from jaxsearch.core.budget import largest
 from jaxsearch.core.types import Problem, Searcher, Value, Verifier
 from jaxsearch.core.value import lookahead, solver_estimate
-from jaxsearch.searchers import (
-    beam,
-    best_of_n,
-    cross_entropy,
-    epsilon_greedy,
-    evolution,
-    gradient,
-    halving,
-    markov_chain,
-    mcts,
-    paths,
-    rollover,
-    smc,
-    svdd,
-    zero_order,
-)
+from jaxsearch.searchers import FREE_SIZE, SEARCHERS
 
 
 class Method(NamedTuple):
-    """A row of the table."""
+    """A row of the table: a searcher, and those of its settings that are not its defaults."""
 
-    make: Callable[[int], Searcher]  # by the size that the budget chooses
+    searcher: str
+    settings: dict[str, Any] = {}  # noqa: RUF012
     churn: float = common.PAPER_CHURN
     value: Value = solver_estimate()
+
+    @property
+    def own_size(self) -> int:
+        """The size that the searcher has by itself."""
+        factory = SEARCHERS[self.searcher]
+        return inspect.signature(factory).parameters[FREE_SIZE[self.searcher]].default
+
+    def make(self, size: int) -> Searcher:
+        """The searcher of a size."""
+        return SEARCHERS[self.searcher](**{FREE_SIZE[self.searcher]: size}, **self.settings)
 
     def problem(self, guide: Verifier, num_steps: int = 18) -> Problem:
         """The embedded default under this method's sampler."""
@@ -59,35 +56,33 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "best-of-N": Method(lambda n: best_of_n(candidates=n)),
-    "epsilon-greedy": Method(lambda n: epsilon_greedy(iterations=n)),
-    "zero-order per step": Method(lambda n: epsilon_greedy(iterations=n, epsilon=0.0)),
-    "random draws per step": Method(lambda n: epsilon_greedy(iterations=n, epsilon=1.0)),
-    "beam": Method(lambda n: beam(width=n)),
-    "SVDD, best child": Method(lambda n: svdd(particles=n)),
-    "rollover budget forcing": Method(lambda n: rollover(quota=n)),
-    "SMC": Method(lambda n: smc(particles=n)),
-    "successive halving": Method(lambda n: halving(candidates=n), value=lookahead()),
-    "MCTS": Method(lambda n: mcts(simulations=n)),
-    "evolution, steps 0, 4, 8": Method(lambda n: evolution(generations=n, schedule=(0, 4, 8))),
-    "Markov chains, all noises": Method(lambda n: markov_chain(iterations=n, injected=True)),
-    "gradient, all noises": Method(lambda n: gradient(iterations=n, injected=True)),
-    "zero-order": Method(lambda n: zero_order(iterations=n)),
-    "search over paths": Method(lambda n: paths(candidates=n), value=lookahead()),
-    "cross-entropy": Method(lambda n: cross_entropy(generations=n)),
-    "gradient": Method(lambda n: gradient(iterations=n)),
-    "best-of-N, no churn": Method(lambda n: best_of_n(candidates=n), churn=0.0),
-    "zero-order, no churn": Method(lambda n: zero_order(iterations=n), churn=0.0),
-    "search over paths, no churn": Method(
-        lambda n: paths(candidates=n), churn=0.0, value=lookahead()
-    ),
-    "cross-entropy, no churn": Method(lambda n: cross_entropy(generations=n), churn=0.0),
+    "best-of-N": Method("best_of_n"),
+    "epsilon-greedy": Method("epsilon_greedy"),
+    "zero-order per step": Method("epsilon_greedy", {"epsilon": 0.0}),
+    "random draws per step": Method("epsilon_greedy", {"epsilon": 1.0}),
+    "beam": Method("beam"),
+    "SVDD, best child": Method("svdd"),
+    "rollover budget forcing": Method("rollover"),
+    "SMC": Method("smc"),
+    "successive halving": Method("halving", value=lookahead()),
+    "MCTS": Method("mcts"),
+    "evolution, steps 0, 4, 8": Method("evolution", {"schedule": (0, 4, 8)}),
+    "Markov chains, all noises": Method("markov_chain", {"injected": True}),
+    "gradient, all noises": Method("gradient", {"injected": True}),
+    "zero-order": Method("zero_order"),
+    "search over paths": Method("paths", value=lookahead()),
+    "cross-entropy": Method("cross_entropy"),
+    "gradient": Method("gradient"),
+    "best-of-N, no churn": Method("best_of_n", churn=0.0),
+    "zero-order, no churn": Method("zero_order", churn=0.0),
+    "search over paths, no churn": Method("paths", churn=0.0, value=lookahead()),
+    "cross-entropy, no churn": Method("cross_entropy", churn=0.0),
     "cross-entropy, low frequencies, no churn": Method(
-        lambda n: cross_entropy(generations=n, directions=32, subspace="low_frequency"), churn=0.0
+        "cross_entropy", {"directions": 32, "subspace": "low_frequency"}, churn=0.0
     ),
-    "evolution, no churn": Method(lambda n: evolution(generations=n), churn=0.0),
-    "Markov chains, no churn": Method(lambda n: markov_chain(iterations=n), churn=0.0),
-    "gradient, no churn": Method(lambda n: gradient(iterations=n), churn=0.0),
+    "evolution, no churn": Method("evolution", churn=0.0),
+    "Markov chains, no churn": Method("markov_chain", churn=0.0),
+    "gradient, no churn": Method("gradient", churn=0.0),
 }
 
 
@@ -102,9 +97,10 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 3, budget: int = 2089
     """
     guides, rows = common.guides(), common.Rows(output, common.prompts(num_prompts), seeds)
     lines, console = [], Console(width=160)
-    for name, method in METHODS.items():
-        size = largest(method.make, method.problem(guides[-1]), network_passes=budget)
-        searcher, found = method.make(size), {}
+
+    def measured(name: str, method: Method, size: int) -> dict[str, dict[str, Any]]:
+        """What a size finds, by the guides that it can use."""
+        found, searcher = {}, method.make(size)
         for guide in guides:
             try:
                 found[guide.name] = rows.search(
@@ -113,19 +109,31 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 3, budget: int = 2089
             except ValueError as error:
                 if "no gradient" not in str(error):
                     raise
-        classified = found["classifier"]
-        scores = [
-            common.shown(found[guide.name]["scores"]) if guide.name in found else "no gradient"
-            for guide in guides
-        ]
-        watched = [common.shown(classified["judge"]), f"{classified['diversity']:.3f}"]
-        lines.append([name, size, *scores, *watched, classified["passes"]])
+        return found
+
+    for name, method in METHODS.items():
+        size = largest(method.make, method.problem(guides[-1]), network_passes=budget)
+        line: list[object] = [name]
+        for one in (method.own_size, size):
+            found = measured(name, method, one)
+            # The price of some hangs on the scores.
+            passes = round(np.mean([row["passes"] for row in found.values()]))
+            scores = [
+                common.shown(found[guide.name]["scores"]) if guide.name in found else "no gradient"
+                for guide in guides
+            ]
+            classified = found["classifier"]
+            watched = [common.shown(classified["judge"]), f"{classified['diversity']:.3f}"]
+            line += [one, passes, *scores, *watched]
+        lines.append(line)
         console.print(*lines[-1], sep="  ", markup=False)
         jax.clear_caches()
-    head = ["method", "size", *(guide.name for guide in guides), "judge", "diversity", "passes"]
+    columns = ["size", "passes", *(guide.name for guide in guides), "judge", "diversity"]
+    head = ["method", *(f"own {column}" for column in columns), *columns]
     title = (
-        f"{common.conditions(num_prompts, seeds)}; T = 18; budget {budget} network passes per "
-        "prompt; judge, diversity and passes under the classifier's reward"
+        f"{common.conditions(num_prompts, seeds)}; T = 18; at its own size, then at the largest "
+        f"that a budget of {budget} network passes per prompt pays for; passes are the mean over "
+        "the rewards, judge and diversity are under the classifier's"
     )
     (output / "table.md").write_text(f"{title}\n\n{common.table(head, lines)}")
 

@@ -42,15 +42,19 @@ def continuous(
     problem: Problem,
     prompts: Prompts,
     seeds: int,
-) -> list[list[float]]:
-    """Scores of every prompt and seed by value of a continuous setting, from one program."""
-    grid = jax.jit(
-        lambda values, key, problem: jax.vmap(
-            lambda value: search(key, make(value), problem, prompts).score
-        )(values)
-    )
+) -> dict[str, list]:
+    """By value of a continuous setting, from one program: the scores of every prompt and seed, and
+    the mean of the network passes that they cost.
+    """
+
+    @jax.jit
+    def grid(values: Array, key: Array, problem: Problem) -> tuple[Array, Array]:
+        results = jax.vmap(lambda value: search(key, make(value), problem, prompts))(values)
+        return results.score, results.cost.network_passes
+
     found = [grid(jnp.asarray(values), jax.random.key(seed), problem) for seed in range(seeds)]
-    return np.concatenate(found, axis=1).tolist()
+    scores, passes = (np.concatenate(of_seeds, axis=1) for of_seeds in zip(*found, strict=True))
+    return {"scores": scores.tolist(), "passes": passes.mean(axis=1).tolist()}
 
 
 def k_bar(problem: Problem, prompts: Prompts, seeds: int) -> list[tuple[float, float]]:
@@ -120,24 +124,27 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 3) -> None:
         """Many settings under every reward, a program for each reward."""
         found = [
             rows.get(
-                lambda: {"scores": continuous(make, values, common.problem(guide), prompts, seeds)},  # noqa: B023
+                lambda: continuous(make, values, common.problem(guide), prompts, seeds),  # noqa: B023
                 sweep=sweep, method=method, settings=list(values), reward=guide.name,
-            )["scores"]
+            )
             for guide in guides
         ]  # fmt: skip
         return [
-            [method, value, *(common.shown(scores[place]) for scores in found)]
+            [
+                *(method, value, *(common.shown(one["scores"][place]) for one in found)),
+                round(np.mean([one["passes"][place] for one in found])),
+            ]
             for place, value in enumerate(values)
         ]
 
     section(
         "Epsilon",
-        ["method", "epsilon", *names],
+        ["method", "epsilon", *names, "network passes"],
         grid("epsilon", "epsilon-greedy", lambda v: epsilon_greedy(epsilon=v), EPSILONS),
     )
     section(
         "Lambda",
-        ["method", "lambda", *names],
+        ["method", "lambda", *names, "network passes"],
         grid("lambda", "epsilon-greedy", lambda v: epsilon_greedy(radius=v), RADII)
         + grid(
             "lambda",

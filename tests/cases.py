@@ -116,7 +116,13 @@ SEARCHERS = {
         plain=evolution(population=1, survivors=1, schedule=()),
     ),
     "evolution_schedule": SearcherCase(
-        evolution(population=3, generations=1, schedule=(0, 2), selection="truncation"),
+        evolution(
+            population=(4, 3, 2),
+            generations=1,
+            schedule=(0, 2),
+            selection="truncation",
+            partial="add",
+        ),
         needs_noise=True,
     ),
     "halving": SearcherCase(halving(candidates=5, rungs=2), plain=halving(candidates=1, rungs=1)),

@@ -70,6 +70,16 @@ def mean_rank() -> Aggregate:
     return Aggregate("mean_rank", combine, relative=True)
 
 
+def compared(aggregate: Aggregate, scores: Array) -> Array:
+    """The scores [K] of candidates that are compared with each other, of [K, V] by guide.
+
+    One that a guide has failed, or whose aggregate is no finite number, scores -inf.
+    """
+    score = aggregate.combine(scores)
+    valid = jnp.isfinite(score) & jnp.all(jnp.isfinite(scores), axis=-1)
+    return jnp.where(valid, score, -jnp.inf)
+
+
 AGGREGATES = {
     "mean_rank": mean_rank,
     "total": total,

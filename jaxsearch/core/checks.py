@@ -43,6 +43,19 @@ def check_range(
         raise ValueError(f"{name} is {value}: it must lie in {left}{low:g}, {high:g}{right}")
 
 
+def check_fixed(name: str, value: object) -> None:
+    """Refuses a traced value where a setting decides on the shape of the program.
+
+    Raises:
+        ValueError: if the value is traced.
+    """
+    if is_traced(value):
+        raise ValueError(
+            f"{name} is traced, but it decides on the rounds and sizes of a search: pass a number "
+            "and sweep it with one search for each value"
+        )
+
+
 def check_count(name: str, value: int, low: int = 1, high: int = MOST) -> None:
     """Refuses what is no whole number from `low` to `high`. NumPy's integers are whole numbers.
 

@@ -7,6 +7,7 @@ index, so conditioning is looked up inside a microbatch and never repeated `K` t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxsearch.core.aggregate import compared
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.gradients import Gradient, Outcome, differentiable, differentiate
 from jaxsearch.core.noise import realise, select, without_lineage
@@ -324,6 +326,4 @@ def aggregate(problem: Problem, proposal: Proposal, child: Particle, scores: Arr
 
 def combined(problem: Problem, scores: Array) -> Array:
     """The scores [P, K] of candidates that are compared with each other, of [P, K, V] by guide."""
-    score = jax.vmap(problem.objective.aggregate.combine)(scores)
-    valid = jnp.isfinite(score) & jnp.all(jnp.isfinite(scores), axis=-1)
-    return jnp.where(valid, score, -jnp.inf)
+    return jax.vmap(functools.partial(compared, problem.objective.aggregate))(scores)

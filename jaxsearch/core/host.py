@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,8 +19,10 @@ from jaxsearch.core.types import (
     Problem,
     Prompts,
     Proposal,
+    PyTree,
     Searcher,
     SearchState,
+    Verifier,
 )
 
 
@@ -70,6 +72,17 @@ def _conclude(
     turn = _turn(searcher, problem, state, stage_index, turn_index)
     evaluation = aggregate(problem, proposal, child, scores)
     return tell(prompt_keys(key, prompts), problem, turn, state, proposal, evaluation, spent)
+
+
+def _elsewhere(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
+    raise NotImplementedError("a verifier of the host is not called inside a program")
+
+
+def _with_verifiers(problem: Problem, num: int) -> Problem:
+    """The problem with so many verifiers, none of which can be called."""
+    verifiers = (Verifier(name="host", apply=_elsewhere),) * num
+    objective = dataclasses.replace(problem.objective, verifiers=verifiers)
+    return dataclasses.replace(problem, objective=objective)
 
 
 def _asked(
@@ -137,7 +150,7 @@ def search_on_host(
         )
     if state is None:
         state = begin(key, searcher, problem, prompts)
-    num_prompts, done = prompts.ids.shape[0], int(state.round)
+    done = int(state.round)
     ids = np.asarray(prompts.ids)
     for index, (stage, first) in enumerate(stages):
         while done < first + stage.rounds * len(stage.turns):
@@ -154,7 +167,7 @@ def search_on_host(
                         f"{state.scores.shape[1]} before: return the same verifiers in each round"
                     )
                 # The first round tells how many verifiers there are.
-                state = state._replace(scores=jnp.full((num_prompts, scores.shape[2]), -jnp.inf))
+                state = begin(key, searcher, _with_verifiers(problem, scores.shape[2]), prompts)
             spent = judged(spent, proposal, scores.shape[2])
             state = _conclude(
                 key, problem, prompts, state, proposal, child, scores, spent, **static

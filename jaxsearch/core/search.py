@@ -36,10 +36,11 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
         ValueError: if the parts of the search do not go together.
     """
     _check(key, prompts)
-    if searcher.compares_rounds and problem.objective.aggregate.relative:
+    aggregate = problem.objective.aggregate
+    if searcher.absolute_scores is not None and aggregate.relative:
         raise ValueError(
-            f"{searcher.name} compares scores of different rounds, which "
-            f"{problem.objective.aggregate.name} does not give: take another aggregate"
+            f"{searcher.name} {searcher.absolute_scores}, but {aggregate.name} says only how the "
+            "candidates of one round compare: take another aggregate"
         )
     space = noise_space(problem, searcher.rank, searcher.renoisings)
     num_prompts = prompts.ids.shape[0]

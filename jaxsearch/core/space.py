@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.aggregate import compared
 from jaxsearch.core.noise import realise
 from jaxsearch.core.types import (
     Array,
@@ -123,7 +125,17 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
 
     with np.errstate(divide="ignore"):  # pure noise has no signal
         levels = tuple((schedule.sigma[:-1] / schedule.alpha[:-1]).tolist())
-    return NoiseSpace(shape, solver.num_steps, solver.active, levels, rank, root, renoise)
+    return NoiseSpace(
+        shape,
+        solver.num_steps,
+        solver.active,
+        levels,
+        rank,
+        root,
+        renoise,
+        len(problem.objective.verifiers),
+        functools.partial(compared, problem.objective.aggregate),
+    )
 
 
 def stages_of(searcher: Searcher, problem: Problem) -> tuple[Stage, ...]:

@@ -323,6 +323,8 @@ class NoiseSpace(NamedTuple):
     rank: int  # M
     root: Callable[..., Particle]  # (noise [..., M], value [..., *E] | None) -> particles at step 0
     renoise: Callable[..., Particle]  # (particle [...], step [...], noise [..., M]) -> back there
+    num_guides: int  # V
+    compare: Callable[[Array], Array]  # [n, V] -> [n]: scores of what is compared with each other
 
 
 GradientOf = Literal["initial", "all"]
@@ -406,8 +408,10 @@ class Searcher(NamedTuple):
         stages: `space -> stages`, run in order. Raises `ValueError` where the searcher cannot work
             with the solver.
         rank: `M`, the most Gaussians that one of its noises is made of.
-        compares_rounds: whether it compares or adds up scores of different rounds, so that it needs
-            an aggregate that is not relative.
+        absolute_scores: what it does with scores that only numbers of the same meaning in every
+            round allow, as a verb for the message that refuses a relative aggregate; None: nothing.
+            One that compares samples of several rounds keeps their scores by guide and has them
+            compared anew, all together, by `NoiseSpace.compare`.
         adaptive: whether what it spends hangs on the scores. `plan` then tells the price of equal
             scores, and a budget is kept by the most that it could spend.
         renoisings: `B`, the most often that one particle is renoised.
@@ -418,7 +422,7 @@ class Searcher(NamedTuple):
     init: Callable[[NoiseSpace, Array], PyTree]
     stages: Callable[[NoiseSpace], tuple[Stage, ...]]
     rank: int = 1
-    compares_rounds: bool = False
+    absolute_scores: str | None = None
     adaptive: bool = False
     renoisings: int = 0
     free: bool = False

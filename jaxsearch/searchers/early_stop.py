@@ -67,4 +67,9 @@ def early_stop(searcher: Searcher, *, threshold: float) -> Searcher:
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
         return tuple(wrapped(space, stage) for stage in searcher.stages(space))
 
-    return searcher._replace(init=init_fn, stages=stages_fn, compares_rounds=True, adaptive=True)
+    return searcher._replace(
+        init=init_fn,
+        stages=stages_fn,
+        absolute_scores="with early_stop holds scores against a threshold",
+        adaptive=True,
+    )

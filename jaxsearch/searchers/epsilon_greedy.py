@@ -45,7 +45,7 @@ class State(NamedTuple):
     parent: Particle  # [...] before the current step; its lineage holds the current pivot too
     value: Array  # [*E] the pivot, drawn; [every, *E] where it spans several steps
     child: Particle  # [...] where the pivot leads, without lineage
-    score: Array  # [] of the child
+    scores: Array  # [V] of the child by guide
 
 
 def epsilon_greedy(
@@ -125,7 +125,8 @@ def epsilon_greedy(
         keys = fold_in_each(key, jnp.arange(candidates + 1))
         root = space.root(take(fresh_trajectory(space, keys[0]), 0))
         value = root.x if every == 1 else repeat(root.x, every)
-        return State(keys, root, value, without_lineage(root), jnp.float32(-jnp.inf))
+        unknown = jnp.full((space.num_guides,), -jnp.inf)
+        return State(keys, root, value, without_lineage(root), unknown)
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
         plan = schedule(space)
@@ -189,18 +190,20 @@ def epsilon_greedy(
         ) -> State:
             del key
             rows = rows_of(round)
-            best = jnp.argmax(evaluation.score)
-            score = evaluation.score[best]
+            score = evaluation.score
+            if elitist:  # the pivot is compared anew, among the candidates
+                score = space.compare(jnp.concatenate([evaluation.scores, state.scores[None]]))
+            best = jnp.argmax(score[:candidates])
             winner = (
                 take(proposal.noise, best),
                 jnp.asarray(proposal.value)[best],
                 take(without_lineage(evaluation.child), best),
-                score,
+                evaluation.scores[best],
             )
             pivot = (take(state.parent.noise, rows), joint(state.value))
-            kept = (*pivot, state.child, state.score)
-            stays = elitist & (score <= state.score) & (counts[round] > 0)
-            pivot, value, child, score = select(stays, kept, winner)
+            kept = (*pivot, state.child, state.scores)
+            stays = elitist & (score[best] <= score[-1]) & (counts[round] > 0)
+            pivot, value, child, scores = select(stays, kept, winner)
             # The pivot is written into the lineage every round; the last one of a step stays there.
             lineage = jax.tree.map(
                 lambda old, new: old.at[rows].set(new), state.parent.noise, pivot
@@ -210,7 +213,7 @@ def epsilon_greedy(
             padded = jnp.concatenate(
                 [value, state.value.reshape((every, *space.shape))[num_steps:]]
             )
-            return State(state.keys, parent, padded.reshape(state.value.shape), child, score)
+            return State(state.keys, parent, padded.reshape(state.value.shape), child, scores)
 
         return Stage(len(of_round), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
 
@@ -228,6 +231,4 @@ def epsilon_greedy(
 
         return Stage(1, ask_fn, tell_fn, finishes=segment.end == space.num_steps)
 
-    return Searcher(
-        "epsilon_greedy", init_fn, stages_fn, rank=most + 1, compares_rounds=bool(elitist)
-    )
+    return Searcher("epsilon_greedy", init_fn, stages_fn, rank=most + 1)

@@ -27,7 +27,10 @@ from jaxsearch.core.types import (
 )
 
 Optimizer = Literal["adam", "sgd", "momentum"]
+Regulariser = Literal["norm", "moments"]
 _LEARNING_RATE = 0.05  # of a named optimizer, where none is given
+_BLOCK = 4  # numbers of a block whose moments are looked at, as in the authors' code
+_ORDERS = 9  # orders in which a noise is cut into blocks; theirs 101, ours are new at every step
 
 
 class State(NamedTuple):
@@ -46,6 +49,7 @@ def gradient(
     learning_rate: float | None = None,
     renormalise: bool = True,
     regularisation: float = 0.0,
+    regulariser: Regulariser = "norm",
     injected: bool = False,
     clip: float | None = None,
 ) -> Searcher:
@@ -59,8 +63,11 @@ def gradient(
     `renormalise`: `n' = n + rate * grad`, rescaled to the norm of a Gaussian. ReNO (Eyring et al.
     2024) is `regularisation` in its place: it climbs `score + regularisation * K` with
     `K(n) = (d - 1) log|n| - |n|^2 / 2`, up to a constant the log-density of the norm of a Gaussian
-    of `d` numbers, so that noises stay as long as the network knows them. With `injected` all
-    noises of the trajectory are searched, as in direct noise optimisation (Tang et al. 2024).
+    of `d` numbers, so that noises stay as long as the network knows them. Direct noise optimisation
+    (Tang et al. 2024, *Inference-time alignment of diffusion models with direct noise
+    optimization*) is `injected`, which searches all noises of the trajectory, with the
+    `regulariser` `"moments"`: the logarithm of how likely a Gaussian has a mean and a covariance so
+    far from its own (`log_probability`), over all noises of a candidate together.
 
     A step costs as many backward passes as network passes. Every solver step is also computed again
     on its way back, so that the memory is that of one step's networks and of one latent per step;
@@ -73,8 +80,9 @@ def gradient(
             that needs no more than gradients and noises. Each candidate has its own.
         learning_rate: of a named optimizer, above 0. null: 0.05.
         renormalise: whether every noise is rescaled to the norm `sqrt(d)` after each step.
-        regularisation: weight of the norm's log-density, 0 or more; only without `renormalise`,
-            which leaves it no effect.
+        regularisation: weight of the regulariser, 0 or more.
+        regulariser: `"norm"`: the norm's log-density, only without `renormalise`, which leaves it
+            no effect. `"moments"`: the log-probability of mean and covariance.
         injected: whether the noises that the solver injects are searched too, and not only the
             initial one. Noises that it makes no use of are left out.
         clip: the longest gradient of one candidate, over all its noises; longer ones are shortened.
@@ -88,7 +96,9 @@ def gradient(
     check_count("iterations", iterations, 0)
     check_range("regularisation", regularisation, 0.0)
     regularised = is_traced(regularisation) or regularisation > 0
-    if renormalise and regularised:
+    if regulariser not in get_args(Regulariser):
+        raise ValueError(f"unknown regulariser {regulariser!r}: take 'norm' or 'moments'")
+    if renormalise and regularised and regulariser == "norm":
         raise ValueError(
             f"regularisation is {regularisation}, but renormalise holds the norm that it is about: "
             "turn one of them off"
@@ -110,10 +120,14 @@ def gradient(
         nothing = jnp.zeros((*noise.coefs.shape[:2], *space.shape))
         return noise._replace(free=nothing.at[:, rows].set(state.free))
 
-    def step(slopes: Array, optimizer_state: PyTree, noises: Array) -> tuple[Array, PyTree]:
+    def step(
+        key: Array, slopes: Array, optimizer_state: PyTree, noises: Array
+    ) -> tuple[Array, PyTree]:
         """Where a step leads [L, *E] from the noises of a candidate with these slopes."""
-        if regularised:
+        if regularised and regulariser == "norm":
             slopes = slopes + regularisation * jax.vmap(norm_slope)(noises)
+        elif regularised:
+            slopes = slopes + regularisation * jax.grad(log_probability)(noises, key)
         with _rules_of_optax():
             updates, after = transformation.update(-slopes, optimizer_state, noises)  # goes down
             moved = optax.apply_updates(noises, updates)
@@ -135,12 +149,13 @@ def gradient(
         def tell_fn(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
-            del key, round, proposal
+            del round, proposal
             assert evaluation.gradient is not None
+            keys = fold_in_each(key, jnp.arange(candidates))
             begun = take(recipes(space, state), (slice(None), rows))._replace(free=None)
             plain = realise(begun, space.shape)
             slopes = evaluation.gradient[:, rows]
-            moved, after = jax.vmap(step)(slopes, state.optimizer, plain + state.free)
+            moved, after = jax.vmap(step)(keys, slopes, state.optimizer, plain + state.free)
             return State(state.keys, moved - plain, after)
 
         def keep_fn(
@@ -167,6 +182,45 @@ def norm_slope(noise: Array) -> Array:
     """The gradient [*E] of `K(n) = (d - 1) log|n| - |n|^2 / 2`: `((d - 1) / |n|^2 - 1) n`."""
     squared = jnp.vdot(noise, noise)
     return ((noise.size - 1) / jnp.where(squared > 0, squared, 1.0) - 1.0) * noise
+
+
+def log_probability(noise: Array, key: Array) -> Array:
+    """How likely a Gaussian's moments are as far from 0 and 1 as those of a noise, at most.
+
+    The probability regularisation of Tang et al. 2024: for `m` blocks `z_i` of `k` numbers each
+    (Wainwright 2019, *High-dimensional statistics*, theorem 6.1 for the covariance),
+
+        P(|mean_i z_i| > M1) <= 2 exp(-m M1^2 / (2k)),
+        P(|mean_i z_i z_i' - I| > M2) <= 2 exp(-m max(sqrt(1 + M2) - 1 - sqrt(k/m), 0)^2 / 2),
+
+    with the spectral norm of a matrix. A bound above 1 says nothing and counts as 1. Here stands
+    the sum of both logarithms, 0 or less, for the blocks of the noise as it is and in permutations,
+    in which a Gaussian is one too: the mean over all of these orders.
+
+    Args:
+        noise: of any shape, `d` numbers; what is left of them after `d // k` blocks is not seen.
+        key: of the permutations. The key is consumed.
+    """
+    numbers = noise.ravel()
+    size = min(_BLOCK, numbers.size)
+    num = numbers.size // size
+
+    def of_order(numbers: Array) -> Array:
+        blocks = numbers[: num * size].reshape((num, size))
+        mean = jnp.mean(blocks, axis=0)
+        excess = blocks.T @ blocks / num - jnp.eye(size)
+        values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(excess))
+        # The slope of an extreme eigenvalue is that of its form at the fixed eigenvector.
+        extreme = vectors[:, jnp.argmax(jnp.abs(values))]
+        norm = jnp.abs(extreme @ excess @ extreme)
+        beyond = jnp.maximum(jnp.sqrt(1 + norm) - 1 - math.sqrt(size / num), 0)
+        exponents = jnp.stack([jnp.vdot(mean, mean) / size, beyond**2])
+        return jnp.sum(jnp.minimum(math.log(2) - num / 2 * exponents, 0))
+
+    shuffled = jax.vmap(lambda key: jax.random.permutation(key, numbers))(
+        jax.random.split(key, _ORDERS - 1)
+    )
+    return jnp.mean(jax.vmap(of_order)(jnp.concatenate([numbers[None], shuffled])))
 
 
 def _on_sphere(noise: Array) -> Array:

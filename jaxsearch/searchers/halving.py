@@ -6,7 +6,7 @@ import math
 
 import jax
 
-from jaxsearch.core.checks import check_count, check_range
+from jaxsearch.core.checks import check_count, check_fixed, check_range
 from jaxsearch.core.noise import first_candidates, fresh_branches, take
 from jaxsearch.core.types import (
     Array,
@@ -38,6 +38,7 @@ def halving(*, candidates: int = 16, keep: float = 0.5, rungs: int = 3) -> Searc
         ValueError: if a setting is out of its range; if there are more rungs than places for them.
     """
     check_count("candidates", candidates)
+    check_fixed("keep", keep)
     check_range("keep", keep, 0.0, 1.0, open_low=True)
     check_count("rungs", rungs, 0)
 

@@ -61,8 +61,8 @@ def markov_chain(
     draws from the tilted law. The best sample that was ever proposed is returned.
 
     A failed score (-inf) is never accepted over one that did not fail; a chain that starts at one
-    takes every move until it is out. Scores are compared across rounds, so an aggregate by ranks of
-    the candidates gives no tilted law.
+    takes every move until it is out. The law is tilted by what a sample scores by itself, so an
+    aggregate by ranks among candidates is refused.
 
     Args:
         chains: C, independent chains, at least 1.
@@ -144,4 +144,10 @@ def markov_chain(
         start = Stage(1, ask_start, tell_start)
         return (start, Stage(iterations, ask_fn, tell_fn)) if iterations else (start,)
 
-    return Searcher("markov_chain", init_fn, stages_fn, rank=iterations + 1, compares_rounds=True)
+    return Searcher(
+        "markov_chain",
+        init_fn,
+        stages_fn,
+        rank=iterations + 1,
+        absolute_scores="accepts a move by how much higher it scores than one of an earlier round",
+    )

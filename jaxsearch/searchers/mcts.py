@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -367,15 +368,30 @@ def mcts(
             return state._replace(root=jnp.where(commits, best, state.root))
 
         def most_calls(calls: Sequence[int]) -> int:
-            """Every simulation finds the dearest leaf below the root that is committed to by then.
+            """Every simulation finds the dearest leaf that is still there to be found.
 
-            A leaf is dear to expand where its edge is long, and to play where it is shallow.
+            A node is a leaf until it is found, once more for each other leaf of that round, and
+            can be found only while it is below the root that is committed to. So simulations are
+            given to nodes as to jobs with deadlines, the last commitment's first.
             """
-            prices = [
-                branches * sum(calls[b:e]) + (sum(calls[e:]) if rollouts == "sample" else 0)
-                for b, e in zip(begins, ends, strict=True)
-            ]
-            return simulations * sum(max(prices[depth:]) for depth in range(num_edges))
+            play = [sum(calls[e:]) if rollouts == "sample" else 0 for e in ends]
+            grow = [branches * sum(calls[b:e]) for b, e in zip(begins, ends, strict=True)]
+            there: Counter[int] = Counter()  # by price
+            most = 0
+            for root in reversed(range(num_edges)):
+                for depth in range(root, num_edges):
+                    below = branches ** (depth - root)
+                    # Those below the next root were added with it.
+                    new = below - below // branches if depth > root else 1
+                    there[grow[depth] + play[depth]] += new
+                    there[play[depth]] += new * (leaves - 1)
+                left = simulations
+                for price in sorted(there, reverse=True):
+                    found = min(left, there[price])
+                    there[price] -= found
+                    left -= found
+                    most += found * price
+            return most
 
         play = None
         if rollouts == "sample":
@@ -386,4 +402,10 @@ def mcts(
             return (grow,)
         return Stage(1, ask_first, tell_first, finishes=False), grow
 
-    return Searcher("mcts", init_fn, stages_fn, compares_rounds=True, adaptive=True)
+    return Searcher(
+        "mcts",
+        init_fn,
+        stages_fn,
+        absolute_scores="adds up the scores of all rounds below a node",
+        adaptive=True,
+    )

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.checks import MOST, check_count, check_range
+from jaxsearch.core.checks import MOST, check_count, check_fixed, check_range
 from jaxsearch.core.noise import (
     first_candidates,
     fold_in_each,
@@ -81,6 +81,8 @@ def paths(
     """
     check_count("paths", paths)
     check_count("candidates", candidates)
+    for name, value in (("level", level), ("forward", forward), ("backward", backward)):
+        check_fixed(name, value)
     check_range("level", level, 0.0, open_low=True)
     check_range("forward", forward, 0.0, open_low=True)
     check_range("backward", backward, forward, open_low=True)

@@ -26,9 +26,10 @@ class State(NamedTuple):
 
     keys: Array  # [1] of the candidate whose noises it draws
     particle: Particle  # [...] before the current segment
-    score: Array  # [] that a child has to beat; +inf before the first choice
+    scores: Array  # [V] by guide of the particle, when it was chosen
+    chosen: Array  # [] bool, whether it was: before the first choice there is nothing to beat
     best: Particle  # [...] child of the current segment so far
-    best_score: Array  # []
+    best_scores: Array  # [V]
     segment: Array  # [] int32, the current one; their number at the end
     tried: Array  # [] int32, children of the current segment so far
     left: Array  # [] int32, children that may still be tried before the segment has to end
@@ -66,8 +67,8 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
         particle = take(particles, 0)
         zero = jnp.int32(0)
         left = jnp.int32(quotas(divide(space))[0])
-        nothing = jnp.float32(-jnp.inf)
-        return State(keys, particle, jnp.float32(jnp.inf), particle, nothing, zero, zero, left)
+        unknown = jnp.full((space.num_guides,), -jnp.inf)
+        return State(keys, particle, unknown, jnp.bool_(False), particle, unknown, zero, zero, left)
 
     def divide(space: NoiseSpace) -> tuple[Segment, ...]:
         return segments(space, every=every, window=window, what="rollover")
@@ -96,31 +97,36 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del key, round, proposal
-            child, score = take((evaluation.child, evaluation.score), 0)
+            child, scores = take((evaluation.child, evaluation.scores), 0)
+            score, best_score, parent_score = space.compare(
+                jnp.stack([scores, state.best_scores, state.scores])
+            )
             chooses = searched[state.segment]
-            beats = (score > state.best_score) | (state.tried == 0)
-            best, best_score = select(beats, (child, score), (state.best, state.best_score))
+            beats = (score > best_score) | (state.tried == 0)
+            best, best_scores = select(beats, (child, scores), (state.best, state.best_scores))
             left = state.left - 1
             again = state._replace(
-                best=best, best_score=best_score, tried=state.tried + 1, left=left
+                best=best, best_scores=best_scores, tried=state.tried + 1, left=left
             )
             after = again._replace(
                 particle=best,
-                score=jnp.where(chooses, best_score, state.score),
-                best_score=jnp.float32(-jnp.inf),
+                scores=jnp.where(chooses, best_scores, state.scores),
+                chosen=state.chosen | chooses,
+                best_scores=jnp.full_like(best_scores, -jnp.inf),
                 segment=state.segment + 1,
                 tried=jnp.int32(0),
                 left=left + added[state.segment + 1],
             )
-            ends = ~chooses | (score > state.score) | (left == 0)
+            ends = ~chooses | (state.chosen & (score > parent_score)) | (left == 0)
             return select(state.segment == num, state, select(ends, after, again))
 
         def most_calls(calls: Sequence[int]) -> int:
-            """Whatever can roll over is spent on the dearest segment."""
+            """Every quota moves on to the dearest segment there is, but for the first one's."""
             prices = [sum(calls[segment.begin : segment.end]) for segment in divided]
-            dearest = max(p for p, one in zip(prices, divided, strict=True) if one.searched)
-            return sum(prices) + (sum(tries) - num) * dearest
+            places = [place for place, segment in enumerate(divided) if segment.searched]
+            dearest = [max(prices[later] for later in places if later >= one) for one in places]
+            return sum(prices) + (quota - 1) * (prices[places[0]] + sum(dearest[1:]))
 
         return (Stage(sum(tries), ask_fn, tell_fn, most_calls=most_calls),)
 
-    return Searcher("rollover", init_fn, stages_fn, compares_rounds=True, adaptive=True)
+    return Searcher("rollover", init_fn, stages_fn, adaptive=True)

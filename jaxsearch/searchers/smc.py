@@ -183,4 +183,9 @@ def smc(
 
         return Stage(len(run), ask_fn, tell_fn, finishes=run[-1].end == space.num_steps)
 
-    return Searcher("smc", init_fn, stages_fn, compares_rounds=True)
+    return Searcher(
+        "smc",
+        init_fn,
+        stages_fn,
+        absolute_scores="weighs particles by the scores of all rounds together",
+    )

@@ -27,7 +27,7 @@ class State(NamedTuple):
     steps: Noise  # [T, M] the noise injected later, the same for every candidate
     pivot: Noise  # [M]
     value: Array  # [*E] the pivot, drawn
-    score: Array  # [] -inf while it is not known
+    scores: Array  # [V] by guide, -inf while they are not known
 
 
 def zero_order(
@@ -69,7 +69,8 @@ def zero_order(
         rows = fresh_trajectory(space, jax.random.fold_in(key, 0))
         pivot = take(rows, 0)
         steps = take(rows, slice(1, None))
-        return State(steps, pivot, realise(pivot, space.shape), jnp.float32(-jnp.inf))
+        unknown = jnp.full((space.num_guides,), -jnp.inf)
+        return State(steps, pivot, realise(pivot, space.shape), unknown)
 
     def neighbour(state: State, round: Array, key: Array) -> tuple[Noise, Array]:
         direction = draw(key, state.value.shape)
@@ -89,7 +90,7 @@ def zero_order(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del key, round, proposal
-            return state._replace(score=evaluation.score[0])
+            return state._replace(scores=evaluation.scores[0])
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             keys = jax.random.split(key, neighbours)
@@ -100,21 +101,21 @@ def zero_order(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del key
-            best = jnp.argmax(evaluation.score)
-            score = evaluation.score[best]
+            score = evaluation.score
+            if elitist:  # the pivot is compared anew, among its neighbours
+                score = space.compare(jnp.concatenate([evaluation.scores, state.scores[None]]))
+            best = jnp.argmax(score[:neighbours])
             # The winner's own term names the key of its move: made again, it is not stored K times.
             move_key = proposal.parent.noise.keys[best, 0, round + 1]
-            winner = (*neighbour(state, round, move_key), score)
-            stays = elitist & (score <= state.score)
-            kept = select(stays, (state.pivot, state.value, state.score), winner)
+            winner = (*neighbour(state, round, move_key), evaluation.scores[best])
+            stays = elitist & (score[best] <= score[-1])
+            kept = select(stays, (state.pivot, state.value, state.scores), winner)
             return State(state.steps, *kept)
 
         climb = Stage(iterations, ask_fn, tell_fn)
         return (Stage(1, ask_pivot, tell_pivot), climb) if elitist else (climb,)
 
-    return Searcher(
-        "zero_order", init_fn, stages_fn, rank=iterations + 1, compares_rounds=bool(elitist)
-    )
+    return Searcher("zero_order", init_fn, stages_fn, rank=iterations + 1)
 
 
 def _move(geometry: str, step: float, pivot: Array, direction: Array) -> tuple[Array, Array]:

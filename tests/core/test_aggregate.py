@@ -15,8 +15,10 @@ from jaxsearch.core.aggregate import mean_rank, total, weighted, worst
 from jaxsearch.core.evaluate import combined
 from jaxsearch.core.replay import replay
 from jaxsearch.core.search import search, search_in_chunks
-from jaxsearch.core.types import Objective, Verifier
-from jaxsearch.searchers import best_of_n, epsilon_greedy, zero_order
+from jaxsearch.core.space import noise_space
+from jaxsearch.core.types import Evaluation, Objective, Verifier
+from jaxsearch.searchers import best_of_n, markov_chain, mcts, smc, zero_order
+from jaxsearch.searchers.early_stop import early_stop
 from tests import cases, toys
 from tests.test_laws import hostile
 
@@ -86,6 +88,47 @@ def test_the_best_so_far_is_compared_anew_in_every_round():
     np.testing.assert_allclose(again.x, rounds[-1].best.x, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "searcher", ["zero_order_elitist", "epsilon_greedy_elitist", "evolution", "rollover"]
+)
+def test_what_is_kept_from_round_to_round_is_ranked_anew(searcher):
+    """Two guides that agree on every order lead where one of them leads alone, to the bit.
+
+    Kills: a rank among the candidates of an earlier round held against one of this round; ranks
+    without the incumbent, which the best of every round would win; its scores forgotten.
+    """
+    key, prompts, one = jax.random.key(3), toys.prompts(3), cases.SEARCHERS[searcher].searcher
+    both = problem(mean_rank(), toys.bright, toys.bright)
+    ranked, alone = (
+        search(key, one, each, prompts) for each in (both, problem(total(), toys.bright))
+    )
+    np.testing.assert_array_equal(ranked.particle.x, alone.particle.x)
+    np.testing.assert_array_equal(ranked.scores[:, 0], alone.scores[:, 0])
+    np.testing.assert_array_equal(ranked.cost.network_passes, alone.cost.network_passes)
+
+
+def test_a_compromise_is_ranked_among_all_that_it_is_compared_with():
+    """By hand, an elitist pivot of [3, 3] by guide: it stays where it is the best of all.
+
+    Kills: a mean rank without the pivot; the pivot's own sum; the first guide's rank alone.
+    """
+    one = zero_order(neighbours=3, iterations=1, elitist=True)
+    problem_ = problem(mean_rank(), solver="ddim")
+    space = noise_space(problem_, one.rank)
+    _, climb = one.stages(space)
+    for scores, stays in (
+        ([[9.0, 0.0], [0.0, 2.0], [1.0, 1.0]], True),  # 1 + 0, 0 + 2/3, 1/3 + 1/3; pivot 2/3 + 1
+        ([[9.0, 0.0], [4.0, 4.0], [1.0, 1.0]], False),
+        ([[4.0, 2.0], [0.0, 9.0], [1.0, 1.0]], True),  # 1 + 1/3, 0 + 1; pivot 2/3 + 2/3: no better
+    ):
+        state = one.init(space, jax.random.key(0))._replace(scores=jnp.asarray([3.0, 3.0]))
+        proposal = climb.ask(jax.random.key(1), jnp.int32(0), state)
+        score = jnp.asarray(scores, jnp.float32)
+        evaluation = Evaluation(proposal.parent, mean_rank().combine(score), score)
+        after = climb.tell(jax.random.key(2), jnp.int32(0), state, proposal, evaluation)
+        np.testing.assert_array_equal(after.scores, [3.0, 3.0] if stays else [4.0, 4.0])
+
+
 def test_one_failed_guide_fails_the_candidate():
     """Kills: a rank that is finite although a guide returned NaN."""
     scores = jnp.asarray([[[0.9, -jnp.inf], [0.1, 0.1], [0.2, 0.2]]])
@@ -104,8 +147,14 @@ def test_what_makes_no_sense_is_refused():
         search(key, best_of_n(), problem(weighted(weights=[1, 2, 3])), prompts)
     with pytest.raises(ValueError, match="weights is nan"):
         weighted(weights=[np.nan])
-    with pytest.raises(ValueError, match="epsilon_greedy compares scores of different rounds"):
-        search(key, epsilon_greedy(elitist=True), problem(mean_rank()), prompts)
+    for one, why in (
+        (mcts(), "mcts adds up the scores of all rounds"),
+        (smc(), "smc weighs particles by the scores of all rounds"),
+        (markov_chain(), "markov_chain accepts a move by how much higher it scores"),
+        (early_stop(best_of_n(), threshold=0.5), "best_of_n with early_stop holds scores against"),
+    ):
+        with pytest.raises(ValueError, match=f"{why}.* but mean_rank says only"):
+            search(key, one, problem(mean_rank()), prompts)
 
 
 def test_objective_takes_the_sum_by_default():

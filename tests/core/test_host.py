@@ -40,8 +40,10 @@ def test_host_scores_lead_to_the_same_search(searcher):
     np.testing.assert_array_equal(on_host.cost.verifier_calls, list(asked.values()))
 
 
-def test_it_goes_on_from_any_round_and_takes_several_scores():
-    key, one = jax.random.key(7), cases.SEARCHERS["zero_order"].searcher
+@pytest.mark.parametrize(("searcher", "samples"), [("zero_order", 9), ("evolution", 12)])
+def test_it_goes_on_from_any_round_and_takes_several_scores(searcher, samples):
+    """Evolution keeps the scores by guide. Kills: a state made for as many as the problem names."""
+    key, one = jax.random.key(7), cases.SEARCHERS[searcher].searcher
     problem, prompts = toys.problem(cases.solvers()["ddim"]), toys.prompts(3)
 
     def two(images, ids):
@@ -49,7 +51,7 @@ def test_it_goes_on_from_any_round_and_takes_several_scores():
 
     states = list(search_on_host(key, one, problem, prompts, two))
     assert states[-1].scores.shape == (3, 2)
-    assert np.all(np.asarray(states[-1].cost.verifier_calls) == 2 * 9)
+    assert np.all(np.asarray(states[-1].cost.verifier_calls) == 2 * samples)
     *_, again = search_on_host(key, one, problem, prompts, two, state=states[0])
     np.testing.assert_array_equal(again.score, states[-1].score)
 

@@ -1,8 +1,9 @@
-"""Beam search against a search that is written out with lists, beam by beam."""
+"""Beam search against a search that is written out with lists, beam by beam, and brute force."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 
 from jaxsearch.core.evaluate import evaluate
-from jaxsearch.core.noise import fresh, noise_key, take
+from jaxsearch.core.noise import fresh, noise_key, repeat, take
 from jaxsearch.core.plan import count_cost
 from jaxsearch.core.process import edm, karras
 from jaxsearch.core.search import search_in_chunks
 from jaxsearch.core.space import noise_space, stages_of
-from jaxsearch.core.types import Evaluation, Prompts, Proposal
+from jaxsearch.core.types import Evaluation, Noise, Prompts, Proposal
 from jaxsearch.core.value import lookahead
 from jaxsearch.searchers import beam
 from jaxsearch.solvers import heun
@@ -84,6 +85,124 @@ def test_it_is_the_search_written_out(every):
                     jax.random.key_data(expected.noise.keys[taken]),
                 )
     assert strangers > 5  # or the test would not see a wrong parent
+
+
+# ------------------------------------------------------------------------------------- brute force
+
+BRANCHES, DEPTH = 4, 5  # of the solver's six steps the last one takes no noise
+
+
+def one_tree(width: int):
+    """Beam search in a tree that can be enumerated: one beginning, and the same noises everywhere.
+
+    The other beams begin at what is no number, and go on only where nothing else is left.
+    """
+    one = beam(width=width, candidates=BRANCHES)
+
+    def init_fn(space, key):
+        state = one.init(space, key)
+        alive = (jnp.arange(width) == 0).reshape((-1, *[1] * len(space.shape)))
+        particles = take(state.particles, jnp.zeros((width,), jnp.int32))
+        particles = particles._replace(x=jnp.where(alive, particles.x, jnp.nan))
+        return state._replace(keys=repeat(state.keys[0], width), particles=particles)
+
+    return one._replace(init=init_fn)
+
+
+evaluated = jax.jit(evaluate)
+
+
+def enumerated(problem, prompts: Prompts, first, table):
+    """Every sequence of choices of one prompt: `{choices: (latent, score)}`, one program for all.
+
+    Those of all `DEPTH` choices are finished samples; shorter ones are scored by the value.
+
+    Args:
+        problem: any whose last step takes no noise.
+        prompts: [1].
+        first: the key of the initial noise.
+        table: [DEPTH][BRANCHES] the keys of the noises.
+    """
+    choices = [
+        one for d in range(1, DEPTH + 1) for one in itertools.product(range(BRANCHES), repeat=d)
+    ]
+    taken = np.asarray([one + (0,) * (DEPTH + 1 - len(one)) for one in choices])
+    steps = np.asarray([len(one) + (len(one) == DEPTH) for one in choices])
+    keys = jnp.stack([table[min(i, DEPTH - 1)][taken[:, i]] for i in range(DEPTH + 1)], axis=1)
+    coefs = jnp.ones(keys.shape, jnp.float32).at[:, DEPTH].set(0)
+    root = repeat(noise_space(problem, 1).root(fresh(first, 1)), len(choices))
+    proposal = Proposal(root, Noise(keys[..., None], coefs[..., None]), steps=jnp.asarray(steps))
+    evaluation, _ = evaluated(problem, jax.tree.map(lambda leaf: leaf[None], proposal), prompts)
+    found = zip(np.asarray(evaluation.child.x[0]), np.asarray(evaluation.score[0]), strict=True)
+    return dict(zip(choices, found, strict=True))
+
+
+def best_of(children, width: int):
+    """The choices of the best children, best first, in plain NumPy."""
+    scores = np.asarray([score for _, score in children])
+    return [children[place][0] for place in np.argsort(-scores)[:width]]
+
+
+@functools.cache
+def trees():
+    """The problem, two prompts, the key of their search and the tree of each."""
+    key, prompts, problem_ = jax.random.key(9), toys.prompts(2), problem()
+    space, found = noise_space(problem_, 1), []
+    for prompt in range(2):
+        init = jax.random.fold_in(jax.random.fold_in(key, int(prompts.ids[prompt])), 0)
+        draw = jax.random.fold_in(init, 0)
+        table = [
+            jnp.stack([noise_key(space, draw, step + 1, number) for number in range(BRANCHES)])
+            for step in range(DEPTH)
+        ]
+        alone = jax.tree.map(lambda leaf, prompt=prompt: leaf[prompt : prompt + 1], prompts)
+        found.append(enumerated(problem_, alone, noise_key(space, draw, 0), table))
+    return problem_, prompts, key, found
+
+
+def test_a_beam_as_wide_as_the_tree_finds_the_best_of_all_sequences():
+    """All 1024 leaves are kept to the end, and the result is the best of them.
+
+    Kills: a child continued from another parent, or with another's noise; the best of each parent
+    or of each noise in place of the best of all.
+    """
+    problem_, prompts, key, found = trees()
+    *_, last = search_in_chunks(
+        key, one_tree(BRANCHES**DEPTH), problem_, prompts, rounds_per_chunk=DEPTH + 1
+    )
+    for prompt, tree in enumerate(found):
+        leaves = [leaf for choices, leaf in tree.items() if len(choices) == DEPTH]
+        x, score = max(leaves, key=lambda leaf: leaf[1])
+        np.testing.assert_allclose(last.score[prompt], score, atol=2e-6)
+        np.testing.assert_allclose(last.best.x[prompt], x, atol=5e-6)
+        kept = np.sort(last.searcher.particles.x[prompt, :, 0, 0, 0])
+        np.testing.assert_allclose(kept, np.sort([x[0, 0, 0] for x, _ in leaves]), atol=5e-6)
+
+
+def test_a_narrow_beam_is_the_beam_on_the_tree():
+    """Its three beams after every round, in their order; it does not see the best leaf of both.
+
+    Kills: a child continued from another parent; the best of each parent, the worst of all, or
+    scores read along the other axis.
+    """
+    problem_, prompts, key, found = trees()
+    states = list(search_in_chunks(key, one_tree(3), problem_, prompts, rounds_per_chunk=1))
+    missed = 0
+    for prompt, tree in enumerate(found):
+        beams: list[tuple[int, ...]] = [()]
+        for state in states[: DEPTH - 1]:
+            children = [(*one, choice) for one in beams for choice in range(BRANCHES)]
+            places = np.argsort([-tree[one][1] for one in children])[:3]
+            beams = [children[place] for place in places]
+            kept = state.searcher.particles.x[prompt]
+            np.testing.assert_allclose(kept, [tree[one][0] for one in beams], atol=5e-6)
+        best = max(tree[*one, choice][1] for one in beams for choice in range(BRANCHES))
+        np.testing.assert_allclose(states[-1].score[prompt], best, atol=2e-6)
+        missed += best < max(score for one, (_, score) in tree.items() if len(one) == DEPTH)
+    assert missed  # or it would be no other search than the wide one
+
+
+# ------------------------------------------------------------------------------------------- rounds
 
 
 def told(scores) -> list[int]:

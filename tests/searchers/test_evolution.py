@@ -107,6 +107,35 @@ def test_mutation_keeps_the_variance_and_the_parent():
         np.testing.assert_allclose(kept[:, active], np.broadcast_to(expected, (5, 6)), rtol=1e-5)
 
 
+def test_an_added_mutation_moves_the_partial_sample_and_draws_the_rest_anew():
+    """At step 2 a child's noise of the step before is its parent's and one Gaussian more, and its
+    later ones are its own.
+
+    Kills: noise added a step late or early; a scaled parent; later noise of the parent or shared by
+    the children; the population of another step.
+    """
+    sizes = [5, 3, 3, 2, 4, 4]
+    one = evolution(
+        population=(5, 3, 4), survivors=2, generations=2, schedule=(0, 2), partial="add"
+    )
+    seen = evolve(one, "ddpm", lambda round: 0.0 if round == 3 else np.arange(5.0)[: sizes[round]])
+    assert [len(proposal.parent.step) for _, proposal, _ in seen] == sizes
+    for (_, _, before), (_, proposal, _) in itertools.pairwise(seen[3:]):
+        assert np.all(np.asarray(proposal.parent.step) == 1)
+        assert proposal.noise.coefs.shape[1] == cases.NUM_STEPS - 1
+        noise, parent = lineage(proposal), take(before.parents.noise, np.arange(4) % 2)
+        np.testing.assert_array_equal(data(noise.keys[:, :2]), data(parent.keys[:, :2]))
+        np.testing.assert_array_equal(noise.coefs[:, :2], parent.coefs[:, :2])
+        gained = np.asarray(noise.coefs[:, 2]) - np.asarray(parent.coefs[:, 2])
+        np.testing.assert_array_equal(np.sort(gained, axis=-1)[:, -1], 1.0)
+        np.testing.assert_array_equal(np.count_nonzero(gained, axis=-1), 1)
+        keys = data(noise.keys)[:, 2:6, 0]
+        assert np.all(keys[:, 0] == data(parent.keys)[:, 2, 0])
+        assert len({tuple(key) for key in keys[:, 1:].reshape(-1, 2)}) == 12
+        np.testing.assert_array_equal(noise.coefs[:, 3:6, 0], 1.0)
+        np.testing.assert_array_equal(noise.coefs[:, 3:, 1:], 0.0)
+
+
 def test_mutants_of_a_parent_are_independent_draws():
     """Their sample correlation over 4000 numbers is that of the recipe. Kills: one key for all."""
     one = evolution(population=3, survivors=1, generations=1, mutation=0.6)
@@ -135,7 +164,9 @@ def survivors_of(searcher, scores):
         evaluation = Evaluation(child, scores, scores[:, None])
         state = stage.tell(key, jnp.int32(0), state, proposal, evaluation)
         names, mine = (jax.random.key_data(n.keys)[:, 0, 0] for n in (noise, state.parents.noise))
-        return jnp.argmax(jnp.all(mine[:, None] == names[None], axis=-1), axis=1), state.score
+        return jnp.argmax(jnp.all(mine[:, None] == names[None], axis=-1), axis=1), state.scores[
+            :, 0
+        ]
 
     keys = jax.random.split(jax.random.key(3), 1000)
     return (np.asarray(out) for out in jax.jit(jax.vmap(run))(keys))
@@ -175,7 +206,7 @@ def test_the_best_survives_worse_generations():
     scores = [np.eye(4)[1], 5 * np.eye(4)[3], np.eye(4)[2], 9.0, 7 * np.eye(4)[3], np.eye(4)[0]]
     seen = evolve(SCHEDULED, "ddpm", lambda round: scores[round])
     # Round 3 takes the survivors on: their scores are not those of finished samples.
-    assert [float(state.score[0]) for _, _, state in seen] == [1.0, 5.0, 5.0, 5.0, 7.0, 7.0]
+    assert [float(state.scores[0, 0]) for _, _, state in seen] == [1.0, 5.0, 5.0, 5.0, 7.0, 7.0]
     for round in (1, 4):
         best = take(lineage(seen[round][1]), 3)
         kept = take(seen[round + 1][2].parents.noise, 0)
@@ -187,11 +218,11 @@ def test_failed_scores_lose_and_harm_nothing():
     """Kills: a NaN of two failed scores; a failed child before one that is not."""
     one_good = np.asarray([-np.inf, 0.5, -np.inf, -np.inf])
     seen = evolve(SCHEDULED, "ddpm", lambda round: one_good if round in (2, 4) else -np.inf)
-    top = [float(state.score[0]) for _, _, state in seen]
+    top = [float(state.scores[0, 0]) for _, _, state in seen]
     assert top == [-np.inf, -np.inf, 0.5, 0.5, 0.5, 0.5]
     for _, proposal, state in seen:
         assert np.all(np.isfinite(np.asarray(proposal.noise.coefs)))
-        assert not np.any(np.isnan(np.asarray(state.score)))
+        assert not np.any(np.isnan(np.asarray(state.scores)))
 
 
 def test_a_survivor_is_where_its_recipe_leads():
@@ -207,8 +238,9 @@ def test_a_survivor_is_where_its_recipe_leads():
     for state, survivor in itertools.product(seen[1:], range(2)):
         noise = take(state.parents.noise, (slice(None), survivor))
         images = problem.objective.decoder(replay(problem, noise, prompts).x)
-        np.testing.assert_allclose(toys.bright(images, {}), state.score[:, survivor], atol=1e-6)
-    assert np.any(np.asarray(seen[2].score) > np.asarray(seen[1].score))
+        score = state.scores[:, survivor, 0]
+        np.testing.assert_allclose(toys.bright(images, {}), score, atol=1e-6)
+    assert np.any(np.asarray(seen[2].scores) > np.asarray(seen[1].scores))
 
 
 def _pixels(params, latents):
@@ -277,6 +309,11 @@ def test_mutation_may_be_traced():
     ("settings", "message"),
     [
         ({"population": 0}, "population is 0"),
+        (
+            {"population": (8, 4), "schedule": (0, 2)},
+            "population has 2 numbers for a schedule of 2",
+        ),
+        ({"partial": "drop"}, "unknown partial 'drop': take 'turn' or 'add'"),
         ({"generations": 0}, "generations is 0"),
         ({"survivors": 9}, r"survivors is 9: it must lie in \[1, 8\]"),
         ({"selection": "roulette"}, "'truncation' or 'tournament'"),
@@ -295,3 +332,6 @@ def test_bad_settings_are_refused(settings, message):
 def test_a_step_without_noise_after_it_is_refused():
     with pytest.raises(ValueError, match="injects no noise after step 4"):
         stages_of(evolution(schedule=(0, 5)), toys.problem(cases.solvers()["flow_sde"]))
+    added = evolution(schedule=(0, 1, 6), partial="add")
+    with pytest.raises(ValueError, match=r"at steps \[1, 2, 3, 4, 5\] only"):
+        stages_of(added, toys.problem(cases.solvers()["flow_sde"]))

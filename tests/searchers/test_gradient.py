@@ -20,7 +20,7 @@ from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import Evaluation, Objective, Verifier
 from jaxsearch.runs.components import settings_of
 from jaxsearch.searchers import best_of_n, gradient
-from jaxsearch.searchers.gradient import norm_slope
+from jaxsearch.searchers.gradient import log_probability, norm_slope
 from jaxsearch.solvers import first_order
 from tests import cases, toys
 
@@ -134,6 +134,83 @@ def test_the_slope_of_the_norm_is_its_derivative():
 
     np.testing.assert_allclose(norm_slope(noise), jax.grad(density)(noise), rtol=1e-5)
     np.testing.assert_array_equal(norm_slope(jnp.zeros((2, 2))), np.zeros((2, 2)))
+
+
+def written_out(noise, key) -> float:
+    """The bound on the moments of a noise, in NumPy float64 with its own spectral norm."""
+    orders = [np.arange(noise.size)]
+    for one in jax.random.split(key, 8):
+        orders.append(np.asarray(jax.random.permutation(one, noise.size)))
+    total = 0.0
+    for order in orders:
+        blocks = noise.ravel()[order].astype(np.float64)[: noise.size // 4 * 4].reshape(-1, 4)
+        m, k = blocks.shape
+        of_mean = 2 * np.exp(-m * np.linalg.norm(blocks.mean(axis=0)) ** 2 / (2 * k))
+        far = np.linalg.norm(blocks.T @ blocks / m - np.eye(k), 2)
+        beyond = max(np.sqrt(1 + far) - 1 - np.sqrt(k / m), 0)
+        total += np.log(min(of_mean, 1)) + np.log(min(2 * np.exp(-m * beyond**2 / 2), 1))
+    return total / len(orders)
+
+
+def test_the_moments_of_a_gaussian_are_likely_and_others_are_not():
+    """Kills: a missing 2 or k; the number of blocks for their size; a bound that is not capped at
+    1; permutations that are left out, or the noise's own order; a covariance without `- I`.
+    """
+    key, shape = jax.random.key(2), (17, 15, 3)  # 765 numbers: the last is in no block
+    gaussians = np.asarray(jax.random.normal(jax.random.key(1), (20, *shape)))
+    probability = jax.jit(log_probability)
+    found = [float(probability(one, key)) for one in gaussians]
+    assert np.mean(found) > -0.1
+    waves = np.tile([1.0, -1.0, 1.0, -1.0], 192)[:765].reshape(shape)  # right in any other order
+    strange = (np.ones(shape), waves, 1.5 * gaussians[0], 0.3 * gaussians[0])
+    for noise, is_strange in ((gaussians[0], False), *((one, True) for one in strange)):
+        found = float(probability(jnp.asarray(noise, jnp.float32), key))
+        np.testing.assert_allclose(found, written_out(noise, key), rtol=1e-4, atol=1e-5)
+        assert (found < -4) == is_strange
+
+
+def test_the_slope_of_the_moments_is_their_derivative():
+    """By differences, where all bounds count. Kills: an eigenvector that is differentiated through,
+    or of another eigenvalue; NaN where eigenvalues are equal.
+    """
+    key, noise = jax.random.key(2), 1.8 * jax.random.normal(jax.random.key(1), (6, 8))
+    slope = jax.jit(jax.grad(log_probability))
+    for direction in jax.random.normal(jax.random.key(3), (3, 6, 8)):
+        ahead, behind = (
+            written_out(np.asarray(noise, np.float64) + h * np.asarray(direction), key)
+            for h in (1e-4, -1e-4)
+        )
+        np.testing.assert_allclose(
+            jnp.vdot(slope(noise, key), direction), (ahead - behind) / 2e-4, rtol=1e-3
+        )
+    for flat in (jnp.zeros((6, 8)), jnp.ones((6, 8)), jnp.ones((1,))):
+        assert np.all(np.isfinite(np.asarray(slope(flat, key))))
+
+
+def test_an_ascent_with_the_moments_stays_gaussian():
+    """Mean and variance of all noises of a sampler that climbs brightness, as far as it likes.
+
+    Kills: a penalty that is climbed, or left out.
+    """
+    problem = toys.problem(cases.solvers()["flow_sde"])
+    far, scores = {}, {}
+    for weight in (0.0, 0.1):
+        one = gradient(
+            iterations=30,
+            learning_rate=0.1,
+            renormalise=False,
+            regularisation=weight,
+            regulariser="moments",
+            injected=True,
+        )
+        _, end, state = climb(problem, one)
+        end = end.reshape(NUM_PROMPTS, -1)
+        far[weight] = np.abs(end.mean(axis=1)) + np.abs(end.var(axis=1) - 1)
+        scores[weight] = np.asarray(state.score)
+    assert np.all(far[0.1] < far[0.0] / 5)
+    plain_score = search(KEY, best_of_n(candidates=1), problem, PROMPTS).score
+    assert np.all(plain_score < scores[0.1])
+    assert np.all(scores[0.1] < scores[0.0])
 
 
 @pytest.mark.parametrize(
@@ -265,6 +342,7 @@ def test_what_it_costs():
         ({"optimizer": optax.sgd(1.0), "learning_rate": 1.0}, "optimizer passed has its own"),
         ({"regularisation": -0.1, "renormalise": False}, "regularisation is -0.1"),
         ({"regularisation": 0.1}, "renormalise holds the norm that it is about"),
+        ({"regulariser": "mean"}, "unknown regulariser 'mean': take 'norm' or 'moments'"),
         ({"clip": 0.0}, "clip is 0.0"),
     ],
 )

@@ -16,11 +16,11 @@ from jaxsearch.core.plan import memory
 from jaxsearch.core.replay import replay
 from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.space import noise_space
-from jaxsearch.core.types import Evaluation, Noise
+from jaxsearch.core.types import Evaluation
 from jaxsearch.core.value import lookahead
 from jaxsearch.searchers import mcts
 from tests import cases, toys
-from tests.searchers.test_beam import one_child
+from tests.searchers.test_beam import enumerated, one_child
 
 BRANCHES = 4
 
@@ -131,17 +131,10 @@ def all_leaves():
     """The scores [4^5] of every sequence of choices, and their problem and prompts."""
     problem_, prompts, key = problem(), toys.prompts(1), jax.random.key(9)
     space, keys = noise_space(problem_, 1), draws(key, 0)
-    choices = np.asarray(list(itertools.product(range(BRANCHES), repeat=5)))
-    table = jnp.stack(
-        [jnp.stack([noise_key(space, draw, row) for draw in keys]) for row in range(1, 7)]
-    )
-    first = jnp.broadcast_to(noise_key(space, keys[0], 0), (len(choices), 1))
-    steps = jnp.stack([table[i][choices[:, i]] for i in range(5)], axis=1)
-    rows = jnp.concatenate([first, steps, steps[:, :1]], axis=1)[..., None]
-    coefs = jnp.ones(rows.shape, jnp.float32).at[:, -1].set(0)
-    many = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(choices), axis=0), prompts)
-    latents = replay(problem_, Noise(rows, coefs), many).x
-    return np.asarray(toys.bright(problem_.objective.decoder(latents), {})), problem_, prompts, key
+    table = [jnp.stack([noise_key(space, draw, row) for draw in keys]) for row in range(1, 6)]
+    tree = enumerated(problem_, prompts, noise_key(space, keys[0], 0), table)
+    scores = [score for choices, (_, score) in tree.items() if len(choices) == 5]
+    return np.asarray(scores), problem_, prompts, key
 
 
 def test_a_whole_tree_holds_the_best_of_all_sequences():

@@ -83,7 +83,11 @@ def test_steps_without_noise_are_passed_whatever_they_score():
 
 
 def test_it_never_spends_more_and_often_less():
-    """Kills: a bound without what rolls over; a finished prompt that goes on costing."""
+    """Where no child beats its parent, as at equal scores, all is spent that can be.
+
+    Kills: a bound without what rolls over, or in which all of it goes to one segment; a finished
+    prompt that goes on costing.
+    """
     problem = toys.problem(heun(karras(edm(), num_steps=18)))
     one, prompts = rollover(quota=4), toys.prompts(16)
     most = most_network_passes(one, problem)
@@ -91,7 +95,11 @@ def test_it_never_spends_more_and_often_less():
     spent = np.asarray(search(jax.random.key(0), one, problem, prompts).cost.network_passes)
     assert np.all(spent <= most)
     assert np.any(spent < most)
-    assert plan(one, problem, prompts).cost.network_passes == most  # of equal scores
+    assert plan(one, problem, prompts).cost.network_passes == most
+    # The last segment of four steps has the step of one pass.
+    longer = rollover(quota=4, every=4)
+    most = most_network_passes(longer, problem)
+    assert plan(longer, problem, prompts).cost.network_passes == most == 35 + 3 * (3 * 8 + 7)
     size = largest(lambda n: rollover(quota=n), problem, network_passes=100)
     assert size == 3
 

@@ -96,7 +96,7 @@ def test_elitist_pivot_stays_until_beaten():
         one = zero_order(neighbours=3, iterations=3, elitist=elitist)
         space, stages, _ = setup(one)
         assert len(stages) == 1 + elitist
-        state = one.init(space, jax.random.key(1))._replace(score=jnp.float32(0.5))
+        state = one.init(space, jax.random.key(1))._replace(scores=jnp.asarray([0.5]))
         for best, moves in ((0.4, not elitist), (0.6, True)):
             proposal = stages[-1].ask(jax.random.key(4), jnp.int32(0), state)
             score = jnp.asarray([best, 0.1, 0.2], jnp.float32)
