@@ -2,7 +2,7 @@
 
     python -m experiments.equal_passes experiments/results/equal_passes
 
-Time: about TIME minutes on 2 CPU cores, half of it compiling. Expected:
+Time: about 45 minutes on 2 CPU cores that others share, most of it compiling. Expected:
 experiments/results/equal_passes/table.md.
 
 A searcher's own budget is what its defaults spend, which are the papers' settings where a paper has

@@ -5,11 +5,12 @@
 Time: about 4 minutes on 2 CPU cores. Expected: experiments/results/paper1_table/table.md.
 
 Ramesh & Mardani 2025, table 1: three rewards, EDM's stochastic Heun sampler at T = 18, every method
-at the paper's own settings and so at its own budget; `equal_passes.py` is the table at one budget.
-Their best-of-4 has a twentieth of epsilon-greedy's budget; here best-of-60 stands beside it, the
-smallest best-of-N given at least as many network passes. `judge` is the second classifier, which no
-search sees, under the classifier's reward. Pictures are 32 x 32 and grey (the paper: 64 x 64,
-colour). Every method starts from the same noise for the same prompt and seed.
+at the paper's own settings and so at its own budget; `equal_passes.py` has every searcher, at its
+own budget and at one for all. Their best-of-4 has a twentieth of epsilon-greedy's budget; here
+best-of-60 stands beside it, the smallest best-of-N given at least as many network passes. `judge`
+is the second classifier, which no search sees, under the classifier's reward. Pictures are 32 x 32
+and grey (the paper: 64 x 64, colour). Every method starts from the same noise for the same prompt
+and seed.
 """
 
 from __future__ import annotations
