@@ -146,17 +146,7 @@ def _through(layers: nnx.List, x: Array) -> Array:
 
 class _Patches(nnx.Module):
     def __init__(self, config: DiTConfig, make: Layers) -> None:
-        side = (config.patch_size, config.patch_size)
-        self.proj = nnx.Conv(
-            config.in_channels,
-            config.hidden_size,
-            side,
-            strides=side,
-            padding="VALID",
-            dtype=make.dtype,
-            param_dtype=make.dtype,
-            rngs=make.rngs,
-        )
+        self.proj = make.patches(config.in_channels, config.hidden_size, config.patch_size)
 
     def __call__(self, x: Array) -> Array:
         patches = self.proj(x)
