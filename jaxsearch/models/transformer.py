@@ -1,6 +1,6 @@
-"""The transformer that the encoders of CLIP and SigLIP are: of texts, and of an image's patches.
+"""The transformer that the encoders of CLIP and SigLIP are, and what DiT and DINOv2 have of theirs.
 
-Attributes are named as the keys of `transformers` are: `layers.0.self_attn.q_proj`.
+Attributes of CLIP's are named as the keys of `transformers` are: `layers.0.self_attn.q_proj`.
 """
 
 from __future__ import annotations
@@ -101,6 +101,22 @@ class _Attention(nnx.Module):
             layer(x).reshape(heads) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         return self.out_proj(attention(query, key, value, causal=self.causal).reshape(x.shape))
+
+
+class JointAttention(nnx.Module):
+    """Each token asks all of them; one layer makes queries, keys and values: `qkv`, `proj`."""
+
+    def __init__(self, hidden_size: int, num_heads: int, make: Layers) -> None:
+        self.num_heads = num_heads
+        self.qkv = make.linear(hidden_size, 3 * hidden_size)
+        self.proj = make.linear(hidden_size, hidden_size)
+
+    def __call__(self, x: Array) -> Array:
+        """[n, length, hidden_size] to the same shape, in the layers' type."""
+        num, tokens, size = x.shape
+        heads = (num, tokens, 3, self.num_heads, size // self.num_heads)
+        query, key, value = jnp.unstack(self.qkv(x).reshape(heads), axis=2)
+        return self.proj(attention(query, key, value).reshape(x.shape))
 
 
 class Perceptron(nnx.Module):
