@@ -28,6 +28,7 @@ from jaxsearch.models.folders import (
     PLAIN_ENCODER,
     check_entries,
     number,
+    part_of_config,
     read_config,
     read_weights,
     weights_path,
@@ -105,12 +106,12 @@ def clip_config(entries: Mapping[str, Any]) -> ClipConfig:
 
 def _part(entries: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an encoder."""
-    stated = _mapping(entries, f"{part}_config")
+    stated = part_of_config(entries, f"{part}_config")
     complete = entries.get(f"{part}_config_dict")
     if complete is not None:
         # Older files say an encoder twice, and `transformers` takes the second as all there is to
         # say: what it leaves out has the default, whatever the first says.
-        stated = {**stated, **defaults, **_mapping(entries, f"{part}_config_dict")}
+        stated = {**stated, **defaults, **part_of_config(entries, f"{part}_config_dict")}
     check_entries(
         stated,
         needed=(),
@@ -120,13 +121,6 @@ def _part(entries: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) ->
     taken = {name: stated.get(name, default) for name, default in defaults.items()}
     epsilon = number(taken, "layer_norm_eps", 1e-5)
     return {**taken, "layer_norm_eps": epsilon}
-
-
-def _mapping(entries: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = entries.get(name)
-    if not isinstance(value, Mapping | None):
-        raise ValueError(f"the config's {name} is {value!r}: it must hold entries")
-    return value or {}
 
 
 # ----------------------------------------------------------------------------------------- network

@@ -147,6 +147,18 @@ PLAIN_ENCODER: dict[str, tuple[Any, ...]] = {
 """Entries of any config that would change an encoder's output, and their values that do not."""
 
 
+def part_of_config(entries: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The entries of a part of a config; none where nothing is said of it.
+
+    Raises:
+        ValueError: if something else is.
+    """
+    value = entries.get(name)
+    if not isinstance(value, Mapping | None):
+        raise ValueError(f"the config's {name} is {value!r}: it must hold entries")
+    return value or {}
+
+
 def number(entries: Mapping[str, Any], name: str, absent: float) -> float:
     """An entry that is a number, or what stands for its absence.
 
