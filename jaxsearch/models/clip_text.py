@@ -15,13 +15,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, PyTree
-from jaxsearch.models.attention import attention
 from jaxsearch.models.folders import (
     OF_TRANSFORMERS,
     check_entries,
@@ -33,20 +30,16 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import functional
-from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.transformer import (
+    TokenEmbeddings,
+    Transformer,
+    check_shape,
+    without_places,
+)
 
-
-def _quick_gelu(x: Array) -> Array:
-    """`x * sigmoid(1.702 x)`, near the exact one (Hendrycks & Gimpel 2016, section 2)."""
-    return x * jax.nn.sigmoid(x * jnp.asarray(1.702, x.dtype))
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "quick_gelu": _quick_gelu,
-}
-"""What stands between the two layers of a perceptron: OpenAI's models have `quick_gelu`."""
+ACTIVATIONS = ("gelu", "quick_gelu")
+"""Of the published models: OpenAI's have `quick_gelu`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,19 +70,7 @@ class ClipTextConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.type == "int":
-                check_count(field.name, getattr(self, field.name))
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}: it must be a multiple of num_attention_heads, "
-                f"{self.num_attention_heads}"
-            )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"hidden_act is {self.hidden_act!r}: only {' or '.join(ACTIVATIONS)} is supported"
-            )
-        check_range("layer_norm_eps", self.layer_norm_eps, 0.0, open_low=True)
+        check_shape(self, ACTIVATIONS)
 
 
 def clip_text_config(entries: Mapping[str, Any]) -> ClipTextConfig:
@@ -124,67 +105,6 @@ def clip_text_config(entries: Mapping[str, Any]) -> ClipTextConfig:
 # ----------------------------------------------------------------------------------------- network
 
 
-class _Embeddings(nnx.Module):
-    def __init__(self, config: ClipTextConfig, make: Layers) -> None:
-        self.token_embedding = make.embed(config.vocab_size, config.hidden_size)
-        self.position_embedding = make.embed(config.max_position_embeddings, config.hidden_size)
-
-    def __call__(self, ids: Array) -> Array:
-        places = self.position_embedding(jnp.arange(ids.shape[1]))
-        return self.token_embedding(ids) + places[None]
-
-
-class _Attention(nnx.Module):
-    """Each token asks those before it and itself."""
-
-    def __init__(self, config: ClipTextConfig, make: Layers) -> None:
-        size, self.num_heads = config.hidden_size, config.num_attention_heads
-        self.q_proj = make.linear(size, size)
-        self.k_proj = make.linear(size, size)
-        self.v_proj = make.linear(size, size)
-        self.out_proj = make.linear(size, size)
-
-    def __call__(self, x: Array) -> Array:
-        heads = (*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
-        query, key, value = (
-            layer(x).reshape(heads) for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return self.out_proj(attention(query, key, value, causal=True).reshape(x.shape))
-
-
-class _Perceptron(nnx.Module):
-    def __init__(self, config: ClipTextConfig, make: Layers) -> None:
-        self.activation = config.hidden_act
-        self.fc1 = make.linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = make.linear(config.intermediate_size, config.hidden_size)
-
-    def __call__(self, x: Array) -> Array:
-        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
-
-
-class _Layer(nnx.Module):
-    def __init__(self, config: ClipTextConfig, make: Layers) -> None:
-        self.layer_norm1 = make.layer_norm(config.hidden_size)
-        self.self_attn = _Attention(config, make)
-        self.layer_norm2 = make.layer_norm(config.hidden_size)
-        self.mlp = _Perceptron(config, make)
-
-    def __call__(self, x: Array) -> Array:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
-
-
-class _Encoder(nnx.Module):
-    def __init__(self, config: ClipTextConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        def layer(rngs: nnx.Rngs) -> _Layer:
-            return _Layer(config, Layers(dtype, rngs, epsilon=config.layer_norm_eps))
-
-        self.layers = Stacked(layer, config.num_hidden_layers, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        return self.layers(x)
-
-
 class ClipText(nnx.Module):
     """Tokens to features.
 
@@ -197,8 +117,10 @@ class ClipText(nnx.Module):
 
     def __init__(self, config: ClipTextConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs) -> None:
         make = Layers(dtype, rngs, epsilon=config.layer_norm_eps)
-        self.embeddings = _Embeddings(config, make)
-        self.encoder = _Encoder(config, dtype, rngs)
+        self.embeddings = TokenEmbeddings(
+            config.vocab_size, config.max_position_embeddings, config.hidden_size, make
+        )
+        self.encoder = Transformer(config, causal=True, dtype=dtype, rngs=rngs)
         self.final_layer_norm = make.layer_norm(config.hidden_size)
 
     def __call__(self, ids: Array) -> Array:
@@ -251,10 +173,8 @@ def load_clip_text(
     config = clip_text_config(read_config(folder))
     path = weights_path(folder, OF_TRANSFORMERS)
     tensors = rename(read_weights(folder, OF_TRANSFORMERS), present_name)
-    # Older files hold the numbers 0 to 76, by which the embeddings of places were looked up.
-    tensors.pop("embeddings.position_ids", None)
     module = nnx.eval_shape(lambda: ClipText(config, dtype=compute_type(dtype), rngs=nnx.Rngs(0)))
-    return config, load_state_dict(module, tensors, source=path)
+    return config, load_state_dict(module, without_places(tensors), source=path)
 
 
 def present_name(key: str) -> str:

@@ -10,21 +10,29 @@ supervision*, 2021, section 2.4, https://arxiv.org/abs/2103.00020.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxsearch.core.checks import check_count
-from jaxsearch.models.configs import read_json
+from jaxsearch.models.tokenizer_files import (
+    SETTINGS,
+    WHOLE,
+    ids_of,
+    library,
+    padded,
+    read_settings,
+    read_whole,
+    stated_length,
+    token_of,
+)
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _ENDS_WORD = "</w>"
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
-FILES = ("tokenizer.json", "vocab.json", "merges.txt", *_SETTINGS)
+FILES = (WHOLE, "vocab.json", "merges.txt", *SETTINGS)
 """What a folder may have of all that is read here."""
 
 # What is merged for itself: the ends of a text, English contractions, runs of letters, single
@@ -59,93 +67,39 @@ def load_clip_tokenizer(
     """
     check_count("length", length, 2)
     folder = Path(folder)
-    settings = _settings(folder)
-    length = min(length, _stated_length(settings, folder))
-    start, end = (_content(settings, key, default) for key, default in _ENDS.items())
-    padding = _content(settings, "pad_token", end)
-    unknown = _content(settings, "unk_token", end)
+    settings = read_settings(folder)
+    length = min(length, stated_length(settings, folder))
+    start, end = (token_of(settings, key, default) for key, default in _ENDS.items())
+    padding = token_of(settings, "pad_token", end)
+    unknown = token_of(settings, "unk_token", end)
     tokenizer = _read(folder, unknown)
-    for token in (start, end, padding):
-        if tokenizer.token_to_id(token) is None:
-            raise ValueError(f"the vocabulary in {folder} has no token {token!r}")
+    ids = ids_of(tokenizer, (start, end, padding), folder)
     # They are tokens wherever in a text they are written, also `!` where that is the padding.
     tokenizer.add_special_tokens(list(dict.fromkeys([start, end, padding, unknown])))
-    first, last, rest = (tokenizer.token_to_id(token) for token in (start, end, padding))
+    first, last, rest = ids
 
-    def tokenise(texts: Sequence[str]) -> np.ndarray:
-        rows = np.full((len(texts), length), rest, np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
-            if len(ids) > length - 2:
-                unread = len(ids) - (length - 2)
-                warnings.warn(
-                    f"the prompt {text[:40]!r}... has {len(ids)} tokens: the last {unread} "
-                    "are not read",
-                    stacklevel=2,
-                )
-            ids = ids[: length - 2]
-            row[: len(ids) + 2] = [first, *ids, last]
-        return rows
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
 
-    return tokenise
+    return padded(encode, length=length, first=first, last=last, rest=rest)
 
 
 _ENDS = {"bos_token": _START, "eos_token": _END}
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """What both files of settings say; `transformers` gives the same one the last word."""
-    settings, tokens = (
-        read_json(folder / name) if (folder / name).exists() else {} for name in _SETTINGS
-    )
-    # Whoever lists the added tokens has said all in the first file.
-    return settings if "added_tokens_decoder" in settings else {**settings, **tokens}
-
-
-def _stated_length(settings: Mapping[str, Any], folder: Path) -> int:
-    value = settings.get("model_max_length", np.inf)
-    # Where nobody set it, it is 1e30.
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 2:
-        raise ValueError(
-            f"{folder / 'tokenizer_config.json'}: model_max_length is {value!r}: it must be a "
-            "number of at least 2"
-        )
-    return int(min(value, 10**6))
-
-
-def _content(settings: Mapping[str, Any], key: str, default: str) -> str:
-    """A token, which may stand there with notes on the spaces around it."""
-    value = settings.get(key) or default
-    value = value.get("content") if isinstance(value, Mapping) else value
-    if not isinstance(value, str):
-        raise ValueError(f"the tokenizer's {key} is {settings[key]!r}: it must be a text")
-    return value
-
-
 def _read(folder: Path, unknown: str) -> Any:
     """The tokenizer of a folder, without truncation and padding."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ValueError(
-            "prompts are read by the library tokenizers: pip install 'jaxsearch[hf]'"
-        ) from error
-    whole = folder / "tokenizer.json"
+    library()
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    if not whole.exists():
-        for path in (vocabulary, merges):
-            if not path.exists():
-                raise ValueError(f"cannot read {path}: no such file, and no {whole.name} either")
+    if (folder / WHOLE).exists():
+        return read_whole(folder)
+    for path in (vocabulary, merges):
+        if not path.exists():
+            raise ValueError(f"cannot read {path}: no such file, and no {WHOLE} either")
     try:
-        if not whole.exists():
-            return _byte_pairs(vocabulary, merges, unknown)
-        tokenizer = Tokenizer.from_file(str(whole))
+        return _byte_pairs(vocabulary, merges, unknown)
     except Exception as error:  # the library raises nothing narrower
-        path = whole if whole.exists() else vocabulary
-        raise ValueError(f"cannot read a tokenizer from {path}: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+        raise ValueError(f"cannot read a tokenizer from {vocabulary}: {error}") from error
 
 
 def _byte_pairs(vocabulary: Path, merges: Path, unknown: str) -> Any:

@@ -22,7 +22,6 @@ from flax import nnx
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.process import variance_preserving
 from jaxsearch.core.types import Array, Denoiser, PyTree
-from jaxsearch.models.attention import attention
 from jaxsearch.models.configs import LARGEST_SIDE
 from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.epsilon import epsilon_denoiser
@@ -30,6 +29,7 @@ from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import functional
 from jaxsearch.models.stacked import Stacked
+from jaxsearch.models.transformer import JointAttention
 
 _EPSILON = 1e-6  # of the normalisations
 _TIME_FEATURES = 256
@@ -146,17 +146,7 @@ def _through(layers: nnx.List, x: Array) -> Array:
 
 class _Patches(nnx.Module):
     def __init__(self, config: DiTConfig, make: Layers) -> None:
-        side = (config.patch_size, config.patch_size)
-        self.proj = nnx.Conv(
-            config.in_channels,
-            config.hidden_size,
-            side,
-            strides=side,
-            padding="VALID",
-            dtype=make.dtype,
-            param_dtype=make.dtype,
-            rngs=make.rngs,
-        )
+        self.proj = make.patches(config.in_channels, config.hidden_size, config.patch_size)
 
     def __call__(self, x: Array) -> Array:
         patches = self.proj(x)
@@ -187,20 +177,6 @@ class _Label(nnx.Module):
         return self.embedding_table(label)
 
 
-class _Attention(nnx.Module):
-    def __init__(self, config: DiTConfig, make: Layers) -> None:
-        size, self.num_heads = config.hidden_size, config.num_heads
-        self.qkv = make.linear(size, 3 * size)
-        self.proj = make.linear(size, size)
-
-    def __call__(self, x: Array) -> Array:
-        num, tokens, size = x.shape
-        heads = (num, tokens, 3, self.num_heads, size // self.num_heads)
-        query, key, value = jnp.unstack(self.qkv(x).reshape(heads), axis=2)
-        mixed = attention(query, key, value)
-        return self.proj(mixed.reshape(x.shape))
-
-
 class _Perceptron(nnx.Module):
     def __init__(self, config: DiTConfig, make: Layers) -> None:
         size = config.hidden_size
@@ -216,7 +192,7 @@ class _Block(nnx.Module):
 
     def __init__(self, config: DiTConfig, make: Layers) -> None:
         self.epsilon = config.norm_epsilon
-        self.attn = _Attention(config, make)
+        self.attn = JointAttention(config.hidden_size, config.num_heads, make)
         self.mlp = _Perceptron(config, make)
         self.adaLN_modulation = _modulation(config.hidden_size, 6, make)
 

@@ -55,8 +55,8 @@ class Layers(NamedTuple):
     def conv(self, inner: int, outer: int, **settings: Any) -> nnx.Conv:
         """A 3x3 convolution, which keeps the sides if `settings` (of `nnx.Conv`) say nothing."""
         return nnx.Conv(
-            inner, outer, (3, 3), dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
-            **settings,
+            inner, outer, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
+            **{"kernel_size": (3, 3), **settings},
         )  # fmt: skip
 
     def linear(self, inner: int, outer: int, **settings: Any) -> nnx.Linear:
@@ -64,6 +64,13 @@ class Layers(NamedTuple):
         return nnx.Linear(
             inner, outer, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs, **settings
         )
+
+    def patches(self, inner: int, outer: int, side: int, **settings: Any) -> nnx.Conv:
+        """A linear map of each square of `side` pixels; pixels that are left over are not seen."""
+        return self.conv(
+            inner, outer, kernel_size=(side, side), strides=(side, side), padding="VALID",
+            **settings,
+        )  # fmt: skip
 
     def embed(self, num: int, features: int) -> nnx.Embed:
         """A vector for each label."""

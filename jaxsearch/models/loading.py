@@ -6,11 +6,12 @@ Parameters are nested dictionaries of arrays, the form in which `flax.nnx.merge`
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,40 @@ from safetensors.numpy import load_file, save_file
 from jaxsearch.core.types import Array, PyTree
 
 _NAMES_SHOWN = 5
+_KEPT = 8
+
+Loader = TypeVar("Loader", bound=Callable[..., Any])
+
+
+def loaded_once(load: Loader) -> Loader:
+    """A loader that reads the same files with the same settings once: the last few are kept.
+
+    Several verifiers may be made of one network, whose weights are then in memory once.
+
+    Args:
+        load: `(path, ...)`, the path of a file or of a folder, and settings that can be hashed.
+            What it returns must not be changed by anyone.
+    """
+    kept: dict[Any, Any] = {}
+
+    @functools.wraps(load)
+    def loader(path: str | os.PathLike[str], *args: Any, **settings: Any) -> Any:
+        # What a failing loader says of the path is said of the path that it was given.
+        key = (_state(Path(path)), args, tuple(sorted(settings.items())))
+        if key not in kept:
+            kept[key] = load(path, *args, **settings)
+            while len(kept) > _KEPT:
+                del kept[next(iter(kept))]
+        return kept[key]
+
+    return loader  # type: ignore[return-value]
+
+
+def _state(path: Path) -> tuple:
+    """Which files there are, and which versions of them."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    stats = [(file.name, file.stat()) for file in files]
+    return (path.resolve(), *((name, one.st_size, one.st_mtime_ns) for name, one in stats))
 
 
 def functional(

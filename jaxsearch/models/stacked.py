@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxsearch.core.types import Array
+from jaxsearch.core.types import Array, PyTree
 
 
 class Stacked(nnx.Module):
@@ -36,9 +36,16 @@ class Stacked(nnx.Module):
 
     def __call__(self, x: Array, *inputs: Any) -> Array:
         """`x` through all blocks; each gets the same further inputs."""
+        return self.watched(x, lambda x: None, *inputs)[0]
+
+    def watched(
+        self, x: Array, watch: Callable[[Array], PyTree], *inputs: Any
+    ) -> tuple[Array, PyTree]:
+        """`x` through all blocks, and `watch(x)` after each of them, on a first axis [num, ...]."""
         graph, weights = nnx.split(self.block)
 
-        def body(x: Array, weights: Any) -> tuple[Array, None]:
-            return nnx.merge(graph, weights)(x, *inputs), None
+        def body(x: Array, weights: Any) -> tuple[Array, PyTree]:
+            x = nnx.merge(graph, weights)(x, *inputs)
+            return x, watch(x)
 
-        return jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, weights)[0]
+        return jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, weights)
