@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -395,10 +396,7 @@ def load_siglip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> 
     dtype = compute_type(dtype)
     module = nnx.eval_shape(lambda: Siglip(config, dtype=dtype, rngs=nnx.Rngs(0)))
     params = load_state_dict(module, tensors, source=weights_path(folder, OF_TRANSFORMERS))
-    return LoadedSiglip(
-        config,
-        params["vision_model"],
-        params["text_model"],
-        params["logit_scale"][0],
-        params["logit_bias"][0],
-    )
+    # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
+    with jax.ensure_compile_time_eval():
+        scale, bias = params["logit_scale"][0], params["logit_bias"][0]
+    return LoadedSiglip(config, params["vision_model"], params["text_model"], scale, bias)

@@ -47,7 +47,8 @@ def theirs(folder, kind="Dinov2ForImageClassification", **changes):
 KINDS = {
     "plain": ("Dinov2Model", {}, 20),
     "classifier": ("Dinov2ForImageClassification", {}, 12),
-    "gated": ("Dinov2ForImageClassification", {"use_swiglu_ffn": True}, 28),
+    # Two thirds of 90 are 60, and the next multiple of 8 is 64.
+    "gated": ("Dinov2ForImageClassification", {"use_swiglu_ffn": True, "hidden_size": 30}, 28),
     "registers": ("Dinov2WithRegistersForImageClassification", {"num_register_tokens": 3}, 12),
 }
 

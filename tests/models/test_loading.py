@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from jaxsearch.models.loading import (
     functional,
     load_safetensors,
+    loaded_once,
     parameters,
     save_safetensors,
 )
@@ -150,3 +151,29 @@ def test_loading_inside_a_traced_function_gives_arrays(path):
 
     program(jnp.ones(()))
     assert not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(kept))
+
+
+def test_what_was_loaded_is_kept_for_a_while(tmp_path):
+    """Kills: settings or another version of a file taken for the same; all kept for ever."""
+    calls = []
+
+    @loaded_once
+    def load(path, *, size=1):
+        calls.append((path, size))
+        return object()
+
+    files = [tmp_path / str(number) for number in range(12)]
+    for file in files:
+        file.write_text("old")
+    first = load(files[0])
+    assert load(str(files[0])) is first
+    assert load(files[0], size=2) is not first
+    files[0].write_text("newer")
+    assert load(files[0]) is not first
+    for file in files[1:]:
+        load(file)
+    num = len(calls)
+    load(files[-1])
+    assert len(calls) == num
+    load(files[0])
+    assert len(calls) == num + 1

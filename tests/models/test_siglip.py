@@ -257,6 +257,15 @@ def test_other_files_and_the_same_functions(usual, tmp_path):
     assert json.loads((folder / "config.json").read_text())["model_type"] == "siglip"
 
 
+def test_loading_inside_a_traced_function_gives_arrays(tmp_path):
+    """Kills: a number that belongs to a program, kept for the next one."""
+    _, folder = theirs(tmp_path)
+    jax.jit(lambda: load_siglip(folder).logit_bias)()
+    siglip = load_siglip(folder)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(siglip[1:]))
+    assert np.isfinite(float(siglip.logit_scale) + float(siglip.logit_bias))
+
+
 def test_other_sizes_of_images_are_refused(usual):
     siglip = load_siglip(usual[1])
     with pytest.raises(ValueError, match=r"\(1, 16, 17, 3\): the network needs \[n, 17, 17, 3\]"):
