@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "searchers",
     ],
     "models": ["core.types", "core.checks", "core.prediction", "core.process", "models"],
-    "verifiers": ["core.types", "core.checks", "verifiers"],
+    "verifiers": ["core.types", "core.checks", "models", "verifiers"],
     "zoo": ["core", "solvers", "models", "verifiers", "zoo"],
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}

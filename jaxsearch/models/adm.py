@@ -143,11 +143,26 @@ def _through(layers: Any, h: Array, embedding: Array, remat: bool) -> Array:
     return h
 
 
-class Adm(nnx.Module):
-    """The U-Net.
+def layers_of(config: AdmConfig, dtype: Any, rngs: nnx.Rngs) -> Layers:
+    """What makes the layers of a network of this shape."""
+    return Layers(dtype, rngs, lambda channels: min(32, channels // config.min_group_channels))
+
+
+def _blocks(
+    make: Layers, config: AdmConfig, inner: int, outer: int, level: int
+) -> list[nnx.Module]:
+    """A residual block of a level, and attention where the level has it."""
+    found: list[nnx.Module] = [ResidualBlock(make, config, inner, outer)]
+    if config.image_size >> level in config.attention_resolutions:
+        found.append(AttentionBlock(make, config, outer))
+    return found
+
+
+class Encoder(nnx.Module):
+    """The way down and the middle, which the U-Net and the classifier begin with.
 
     Args:
-        config: its shape.
+        config: the shape.
         dtype: of weights and of what is computed with them; norms compute in float32.
         remat: whether a gradient computes each block again instead of keeping what is inside it.
         rngs: of all weights.
@@ -158,53 +173,69 @@ class Adm(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: AdmConfig,
-        *,
-        dtype: Any = jnp.float32,
-        remat: bool = False,
-        rngs: nnx.Rngs,
+        self, config: AdmConfig, dtype: Any = jnp.float32, remat: bool = False, *, rngs: nnx.Rngs
     ) -> None:
         _check(config)
         self.config, self.dtype, self.remat = config, dtype, remat
-        make = Layers(dtype, rngs, lambda channels: min(32, channels // config.min_group_channels))
+        make = layers_of(config, dtype, rngs)
         width, embedding = config.model_channels, config.embedding
         self.time_embed: Any = nnx.List(
             [make.linear(width, embedding), jax.nn.silu, make.linear(embedding, embedding)]
         )
-        self.label_emb = make.embed(config.num_classes, embedding) if config.num_classes else None
-
-        def blocks(inner: int, outer: int, level: int) -> list[nnx.Module]:
-            found: list[nnx.Module] = [ResidualBlock(make, config, inner, outer)]
-            if config.image_size >> level in config.attention_resolutions:
-                found.append(AttentionBlock(make, config, outer))
-            return found
-
-        h, levels = width * config.channel_mult[0], list(enumerate(config.channel_mult))
+        h = width * config.channel_mult[0]
         down: list[list[nnx.Module]] = [[make.conv(config.in_channels, h)]]
-        widths = [h]
-        for level, mult in levels:
+        for level, mult in enumerate(config.channel_mult):
             if level:
                 down.append([ResidualBlock(make, config, h, h, "down")])
-                widths.append(h)
             for _ in range(config.num_res_blocks):
-                down.append(blocks(h, width * mult, level))
+                down.append(_blocks(make, config, h, width * mult, level))
                 h = width * mult
-                widths.append(h)
-        middle = [
-            ResidualBlock(make, config, h, h),
-            AttentionBlock(make, config, h),
-            ResidualBlock(make, config, h, h),
-        ]
+        self.input_blocks = nnx.List([nnx.List(layers) for layers in down])
+        self.middle_block = nnx.List(
+            [
+                ResidualBlock(make, config, h, h),
+                AttentionBlock(make, config, h),
+                ResidualBlock(make, config, h, h),
+            ]
+        )
+
+    def embedded(self, t: Array) -> Array:
+        """Times [n] -> what every block is told of them, [n,embedding]."""
+        first, activate, second = self.time_embed
+        waves = sinusoidal(t, self.config.model_channels).astype(self.dtype)
+        return second(activate(first(waves)))
+
+    def encode(self, x: Array, embedding: Array) -> tuple[Array, list[Array]]:
+        """Images [n,h,w,c] -> what the middle makes of them, and what was passed on the way."""
+        h, passed = x.astype(self.dtype), []
+        for layers in self.input_blocks:
+            h = _through(layers, h, embedding, self.remat)
+            passed.append(h)
+        return _through(self.middle_block, h, embedding, self.remat), passed
+
+
+class Adm(Encoder):
+    """The U-Net; its arguments and errors are those of `Encoder`."""
+
+    def __init__(
+        self, config: AdmConfig, dtype: Any = jnp.float32, remat: bool = False, *, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(config, dtype, remat, rngs=rngs)
+        make = layers_of(config, dtype, rngs)
+        width, embedding = config.model_channels, config.embedding
+        self.label_emb = make.embed(config.num_classes, embedding) if config.num_classes else None
+        levels, h = list(enumerate(config.channel_mult)), width * config.channel_mult[-1]
+        passed = [width * config.channel_mult[0]]  # channels of each entry of `input_blocks`
+        for level, mult in levels:
+            passed += passed[-1:] if level else []
+            passed += [width * mult] * config.num_res_blocks
         up: list[list[nnx.Module]] = []
         for level, mult in reversed(levels):
             for _ in range(config.num_res_blocks + 1):
-                up.append(blocks(h + widths.pop(), width * mult, level))
+                up.append(_blocks(make, config, h + passed.pop(), width * mult, level))
                 h = width * mult
             if level:
                 up[-1].append(ResidualBlock(make, config, h, h, "up"))
-        self.input_blocks = nnx.List([nnx.List(layers) for layers in down])
-        self.middle_block = nnx.List(middle)
         self.output_blocks = nnx.List([nnx.List(layers) for layers in up])
         self.out: Any = nnx.List([make.norm(h), jax.nn.silu, make.conv(h, config.out_channels)])
 
@@ -213,16 +244,10 @@ class Adm(nnx.Module):
 
         The output has the type of the latents.
         """
-        first, activate, second = self.time_embed
-        waves = sinusoidal(t, self.config.model_channels).astype(self.dtype)
-        embedding = second(activate(first(waves)))
+        embedding = self.embedded(t)
         if self.label_emb is not None:
             embedding = embedding + self.label_emb(label)
-        h, passed = x.astype(self.dtype), []
-        for layers in self.input_blocks:
-            h = _through(layers, h, embedding, self.remat)
-            passed.append(h)
-        h = _through(self.middle_block, h, embedding, self.remat)
+        h, passed = self.encode(x, embedding)
         for layers in self.output_blocks:
             joined = jnp.concatenate([h, passed.pop()], axis=-1)
             h = _through(layers, joined, embedding, self.remat)

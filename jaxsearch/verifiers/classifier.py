@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -23,7 +24,7 @@ def classifier_probability(
         name: the column it has in records.
         logits_apply: `(params, images [n,h,w,c] float32 in [0,1]) -> logits [n, classes]`, with the
             classifier's own preprocessing inside. Pass the same function object each time:
-            the verifier made here is compiled anew for every call of this builder.
+            another one is compiled anew.
         params: weights of the classifier.
         label: the entry of the context that holds the class, int32 [n], from 0.
 
@@ -31,9 +32,18 @@ def classifier_probability(
         A verifier that needs `label`.
     """
 
+    return Verifier(
+        name=name, apply=_probability(logits_apply, label), needs=(label,), params=params
+    )
+
+
+@functools.cache
+def _probability(
+    logits_apply: Callable[[PyTree, Array], Array], label: str
+) -> Callable[[PyTree, Array, dict[str, Array]], Array]:
     def apply(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
         probabilities = jax.nn.softmax(logits_apply(params, images), axis=-1)
         wanted = context[label].astype(jnp.int32)[:, None]
         return jnp.take_along_axis(probabilities, wanted, axis=-1)[:, 0]
 
-    return Verifier(name=name, apply=apply, needs=(label,), params=params)
+    return apply
