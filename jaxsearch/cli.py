@@ -174,7 +174,7 @@ def _replay(arguments: list[str]) -> int:
     for line in comparison.differences:
         print(line)
     for name in comparison.changed:
-        print(f"the model's {name} is not what it was when the run began")
+        print(f"{name} is not what it was when the run began")
     return 1 if comparison.differences else 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from jaxsearch.runs.config import KINDS, Component, Config, complete, cycled, overlay, read_config
-from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.folder import existing
 from jaxsearch.runs.settings import (
     CHOICES,
@@ -23,6 +23,7 @@ from jaxsearch.runs.settings import (
     tables_of,
 )
 from jaxsearch.searchers import FREE_SIZE
+from jaxsearch.zoo.verifiers import FILES, PUBLISHED, located
 
 
 class Execution(NamedTuple):
@@ -105,13 +106,17 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         settings = {key: value for key, value in found[kind].items() if key != "name"}
         return Component(full[kind]["name"], settings)
 
-    def chosen(names: list[str]) -> tuple[Component, ...]:
-        return tuple(Component(name, dict(verifiers.get(name, {}))) for name in names)
+    def verifier(name: str) -> Component:
+        settings = dict(verifiers.get(name, {}))
+        if name in PUBLISHED:  # a run may be taken up or replayed from anywhere
+            with explained(name):
+                settings |= {key: located(settings[key]) for key in FILES if settings.get(key)}
+        return Component(name, settings)
 
     config = Config(
         **{kind: component(kind) for kind in KINDS},
-        guide=chosen(full["guide"]),
-        report=chosen(full["report"]),
+        guide=tuple(verifier(name) for name in full["guide"]),
+        report=tuple(verifier(name) for name in full["report"]),
         prompts=cycled(full["prompts"], found["num_prompts"]),
         seed=found["seed"],
         budget=found["budget"],

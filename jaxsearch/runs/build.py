@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,8 @@ from jaxsearch.runs import components
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
 from jaxsearch.searchers.early_stop import early_stop
-from jaxsearch.zoo import Model
+from jaxsearch.zoo import Model, entry
+from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Prompted, files_of
 
 
 def with_budget(config: Config, free: str) -> Config:
@@ -74,6 +76,17 @@ class Built(NamedTuple):
         )
 
 
+def files(config: Config) -> dict[str, Path]:
+    """What the model and the verifiers of a config are read from, by names of their own."""
+    found = dict(entry(config.model.name).files)
+    for part in config.guide + config.report:
+        if part.name in PUBLISHED:
+            for weights in (part.settings.get(key) for key in FILES):
+                read = files_of(weights) if weights else {}
+                found |= {f"{part.name}/{name}": path for name, path in read.items()}
+    return found
+
+
 def build(config: Config) -> Built:
     """The objects that a config names.
 
@@ -93,9 +106,16 @@ def build(config: Config) -> Built:
     model: Model = part_of("model", config.model)
     schedule = part_of("schedule", config.schedule, model.denoiser.process)
     solver: Solver = part_of("solver", config.solver, schedule)
-    verifiers = {part.name: part_of("verifier", part) for part in config.guide + config.report}
+    built = {part.name: part_of("verifier", part) for part in config.guide + config.report}
     with explained("prompts"):
         prompts = model.prompts(config.prompts)
+    verifiers: dict[str, Verifier] = {}
+    for column, one in built.items():
+        if isinstance(one, Prompted):
+            with explained(column):
+                context = {**prompts.context, **one.context(config.prompts)}
+            prompts, one = prompts._replace(context=context), one.verifier
+        verifiers[column] = one
     _check_context(verifiers, prompts, name)
     guides = tuple(verifiers[part.name] for part in config.guide)
     aggregate: Aggregate = part_of("aggregate", config.aggregate)

@@ -23,6 +23,7 @@ from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
 from jaxsearch.zoo import MODELS, ModelEntry, entry
+from jaxsearch.zoo.verifiers import PUBLISHED
 
 Factory = Callable[..., Any]
 
@@ -88,7 +89,7 @@ def registry(kind: str, model: str) -> Mapping[str, Factory]:
     if kind == "model":
         return {name: model_entry(name).load for name in MODELS}
     if kind == "verifier":
-        return {**VERIFIERS, **model_entry(model).verifiers}
+        return {**VERIFIERS, **PUBLISHED, **model_entry(model).verifiers}
     registries: dict[str, Any] = {
         "solver": SOLVERS,
         "schedule": SCHEDULES,
@@ -128,7 +129,7 @@ def catalogue(kinds: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for kind in kinds:
         if kind == "verifiers":
-            lines = {name: summary_of(factory) for name, factory in VERIFIERS.items()}
+            lines = {name: summary_of(make) for name, make in {**VERIFIERS, **PUBLISHED}.items()}
             for model in MODELS:
                 for name, factory in model_entry(model).verifiers.items():
                     lines[name] = f"{summary_of(factory)} (of the model {model})"

@@ -26,7 +26,7 @@ class RunFolder(NamedTuple):
 
     @property
     def versions(self) -> Path:
-        """The software, the device, and what the model was read from."""
+        """The software, the device, and what model and verifiers were read from."""
         return self.path / "versions.json"
 
     @property
@@ -115,7 +115,7 @@ def versions(files: Mapping[str, Path]) -> dict[str, Any]:
     """What the numbers of a run may depend on beyond its config.
 
     Args:
-        files: what its model is read from.
+        files: what its model and verifiers are read from, by name.
     """
     packages = ("jaxsearch", "jax", "jaxlib", "flax", "numpy")
     device = jax.devices()[0]
@@ -129,7 +129,7 @@ def versions(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which of the files that a model is read from differ between two notes of `versions`."""
+    """Which files of model and verifiers differ between two notes of `versions`."""
     former = before.get("files")
     if not isinstance(former, dict):  # a run of a version that took no note
         return []

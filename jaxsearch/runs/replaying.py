@@ -9,14 +9,13 @@ import numpy as np
 
 from jaxsearch.core.types import Noise
 from jaxsearch.runs.arguments import resolve_file
-from jaxsearch.runs.build import Built, build, make_again
+from jaxsearch.runs.build import Built, build, files, make_again
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import read_json
 from jaxsearch.runs.folder import RunFolder, changed_files, existing, make_empty, versions
 from jaxsearch.runs.images import image_name, read_png, to_pixels, write_png
 from jaxsearch.runs.recipes import read_recipes
-from jaxsearch.zoo import entry
 
 
 class Comparison(NamedTuple):
@@ -24,7 +23,7 @@ class Comparison(NamedTuple):
 
     identical: int
     differences: tuple[str, ...]  # a line for each picture that is not
-    changed: tuple[str, ...]  # the files of the model that are not what they were
+    changed: tuple[str, ...]  # the files of model and verifiers that are not what they were
 
 
 def replay_run(path: Path, output: Path | None) -> Comparison:
@@ -62,7 +61,7 @@ def replay_run(path: Path, output: Path | None) -> Comparison:
 def _changed(config: Config, folder: RunFolder) -> tuple[str, ...]:
     if not folder.versions.exists():
         return ()
-    now = versions(entry(config.model.name).files)
+    now = versions(files(config))
     return tuple(changed_files(read_json(folder.versions, "the versions"), now))
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxsearch.core.search import result_of, search_in_chunks, start
 from jaxsearch.core.types import SearchState
 from jaxsearch.runs.arguments import Execution
-from jaxsearch.runs.build import Built, build
+from jaxsearch.runs.build import Built, build, files
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.errors import UserError
@@ -21,7 +21,6 @@ from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, ver
 from jaxsearch.runs.interruption import Interruption
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
-from jaxsearch.zoo import entry
 
 _LARGEST_REPLAY_DIFFERENCE = 1e-3
 
@@ -45,7 +44,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
     with owned(path):
         claim(path)  # whoever came first has begun by now
         write_atomic(folder.config, config.to_yaml())
-        write_json(folder.versions, versions(entry(config.model.name).files))
+        write_json(folder.versions, versions(files(config)))
         return _carry_out(config, built, folder, execution, console)
 
 
@@ -85,15 +84,15 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
 
 def _check_versions(config: Config, folder: RunFolder, console: Console) -> None:
     """Warns where the software or the device is another one; refuses another model."""
-    now = versions(entry(config.model.name).files)
+    now = versions(files(config))
     if not folder.versions.exists():  # stopped before it was written
         write_json(folder.versions, now)
         return
     before = read_json(folder.versions, "the versions")
-    if files := changed_files(before, now):
+    if others := changed_files(before, now):
         raise UserError(
-            f"the model's {files[0]} is not what it was when this run began: put the former one "
-            "back, or begin a new run"
+            f"{others[0]} is not what it was when this run began: put the former file back, or "
+            "begin a new run"
         )
     software = [name for name in now if name != "files"]
     changed = [f"{k} {before.get(k)} -> {now[k]}" for k in software if before.get(k) != now[k]]

@@ -1,27 +1,34 @@
-"""Pipelines of diffusers from the Hugging Face hub, by their id."""
+"""Pipelines of diffusers and encoders of transformers from the Hugging Face hub, by their id."""
 
 from __future__ import annotations
 
 import functools
 import re
 from pathlib import Path
+from typing import Literal
 
-from jaxsearch.models.folders import OF_DIFFUSERS, OF_TRANSFORMERS
+from jaxsearch.models.folders import OF_DIFFUSERS, OF_TRANSFORMERS, WeightsFile
 
-_CONFIGS = (
-    "model_index.json",
-    "*/config.json",
-    "scheduler/*.json",
-    "tokenizer/*",
-)
-_WEIGHTS = {
-    "transformer": OF_DIFFUSERS,
-    "unet": OF_DIFFUSERS,
-    "vae": OF_DIFFUSERS,
-    "text_encoder": OF_TRANSFORMERS,
+Kind = Literal["pipeline", "encoder"]
+
+_CONFIGS: dict[Kind, tuple[str, ...]] = {
+    "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
+    "encoder": (
+        *("config.json", "model-*.safetensors", "model.safetensors.index.json"),
+        *("tokenizer.json", "vocab.json", "merges.txt"),
+        *("tokenizer_config.json", "special_tokens_map.json"),
+    ),
 }
-"""By part of a pipeline: its file of weights. Nothing else of a repository is read."""
-
+_WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
+    "pipeline": {
+        "transformer": OF_DIFFUSERS,
+        "unet": OF_DIFFUSERS,
+        "vae": OF_DIFFUSERS,
+        "text_encoder": OF_TRANSFORMERS,
+    },
+    "encoder": {".": OF_TRANSFORMERS},
+}
+"""By part of a repository: its file of weights. Nothing else is read."""
 
 _FORM = r"(?!\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
 
@@ -31,21 +38,29 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(_FORM, name) is not None
 
 
-def pinned(name: str) -> str:
+def pinned(name: str, kind: Kind = "pipeline") -> str:
     """An id with the commit that was fetched, so that it stands for the same files for good.
 
     Raises:
         ValueError: if it cannot be had.
     """
-    folder, found = fetched(name), re.fullmatch(_FORM, name)
+    folder, found = fetched(name, kind), re.fullmatch(_FORM, name)
     assert found is not None
     # The hub's library keeps each commit in `snapshots/<commit>`.
     return f"{found['repository']}@{folder.name}" if folder.parent.name == "snapshots" else name
 
 
+def _file(part: str, name: str) -> str:
+    return name if part == "." else f"{part}/{name}"
+
+
 @functools.cache  # a run asks for its model several times
-def fetched(name: str) -> Path:
+def fetched(name: str, kind: Kind = "pipeline") -> Path:
     """The folder that a repository of the hub was fetched to; from the second time on it is there.
+
+    Args:
+        name: its id.
+        kind: what of it is wanted.
 
     Raises:
         ValueError: if it cannot be had; the message says why, in one line.
@@ -61,16 +76,19 @@ def fetched(name: str) -> Path:
     try:
         found = re.fullmatch(_FORM, name)
         assert found is not None
-        safe = [f"{part}/{names.safe}" for part, names in _WEIGHTS.items()]
+        weights = {_file(part, one.safe): _file(part, one.older) for part, one in
+                   _WEIGHTS[kind].items()}  # fmt: skip
         fetch = functools.partial(
             huggingface_hub.snapshot_download, found["repository"], revision=found["revision"]
         )
-        folder = Path(fetch(allow_patterns=[*_CONFIGS, *safe]))
+        folder = Path(fetch(allow_patterns=[*_CONFIGS[kind], *weights]))
         # Older repositories have some weights in PyTorch's own format only.
         older = [
-            f"{part}/{names.older}"
-            for part, names in _WEIGHTS.items()
-            if (folder / part).is_dir() and not (folder / part / names.safe).exists()
+            former
+            for safe, former in weights.items()
+            if (folder / safe).parent.is_dir()
+            and not (folder / safe).exists()
+            and not (folder / f"{safe}.index.json").exists()
         ]
         return Path(fetch(allow_patterns=older)) if older else folder
     except errors.GatedRepoError as error:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
@@ -26,7 +25,7 @@ from jaxsearch.models.folders import OF_TRANSFORMERS, check_entries, number, par
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.unet2d_condition import UNetConfig, load_unet, unet_config, unet_network
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
-from jaxsearch.zoo.texts import text_ids
+from jaxsearch.zoo.texts import text_encoder, text_ids
 
 _PARTS = {
     "text_encoder": "CLIPTextModel",
@@ -287,25 +286,10 @@ def _sides(pixels: Mapping[str, int | None], trained: int, scale: int) -> tuple[
 def _encoder(folder: Path) -> Callable[[Sequence[str]], Array]:
     """`texts [P] -> features [P, length, features]` float32."""
     config, params = load_clip_text(folder / "text_encoder")
-    tokenise = load_clip_tokenizer(folder / "tokenizer", length=config.max_position_embeddings)
-    # They are needed while prompts are read and never in a search, so they wait on the host.
-    params = jax.device_get(params)
-    network = _jitted(clip_text_network(config))
-
-    def encode(texts: Sequence[str]) -> Array:
-        ids = tokenise(texts)
-        if ids.max(initial=0) >= config.vocab_size:
-            raise ValueError(
-                f"{folder}: the tokenizer has a token {ids.max()}, but the text encoder's "
-                f"vocab_size is {config.vocab_size}"
-            )
-        weights = jax.device_put(params)
-        # One by one: in a batch, what is beside a prompt could change its last bits.
-        features = [network(weights, jnp.asarray(row[None])) for row in ids]
-        return jnp.concatenate(features)
-
-    return encode
-
-
-_jitted = functools.cache(jax.jit)
-"""The same program for the same network, also where a folder is loaded again."""
+    return text_encoder(
+        clip_text_network(config),
+        params,
+        load_clip_tokenizer(folder / "tokenizer", length=config.max_position_embeddings),
+        vocab_size=config.vocab_size,
+        source=folder,
+    )

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import collections
+import functools
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxsearch.core.types import Array, PyTree
 
 
 def text_ids(texts: Sequence[str]) -> np.ndarray:
@@ -23,3 +30,41 @@ def text_ids(texts: Sequence[str]) -> np.ndarray:
         ids.append(zlib.crc32(f"{seen[text]} {text}".encode()) & 0x7FFFFFFF)
         seen[text] += 1
     return np.asarray(ids, np.int32)
+
+
+def text_encoder(
+    network: Callable[[PyTree, Array], Array],
+    params: PyTree,
+    tokenise: Callable[[Sequence[str]], np.ndarray],
+    *,
+    vocab_size: int,
+    source: str | os.PathLike[str],
+) -> Callable[[Sequence[str]], Array]:
+    """Texts [P] to what a network makes of each of them [P, ...] float32.
+
+    Args:
+        network: `(params, ids [n, length]) -> [n, ...]`; the same object is compiled once.
+        params: its weights.
+        tokenise: texts to ids.
+        vocab_size: how many tokens the network knows.
+        source: where it is from, for messages.
+    """
+    # They are needed while prompts are read and never in a search, so they wait on the host.
+    params, run = jax.device_get(params), _jitted(network)
+
+    def encode(texts: Sequence[str]) -> Array:
+        ids = tokenise(texts)
+        if ids.max(initial=0) >= vocab_size:
+            raise ValueError(
+                f"{source}: the tokenizer has a token {ids.max()}, but the text encoder's "
+                f"vocab_size is {vocab_size}"
+            )
+        weights = jax.device_put(params)
+        # One by one: in a batch, what is beside a prompt could change its last bits.
+        return jnp.concatenate([run(weights, jnp.asarray(row[None])) for row in ids])
+
+    return encode
+
+
+_jitted: Callable[..., Any] = functools.cache(jax.jit)
+"""The same program for the same network, also where a folder is loaded again."""

@@ -210,10 +210,10 @@ def test_a_run_knows_its_weights(checkpoint, tmp_path, capsys):
     weights.write_bytes(changed)
     capsys.readouterr()
     cli.main(["replay", "run"])
-    assert "the model's model.safetensors is not what it was" in capsys.readouterr().out
+    assert "model.safetensors is not what it was" in capsys.readouterr().out
     (run / "summary.json").unlink()
     assert cli.main(["search", "--resume", "run"]) == 2
-    assert "the model's model.safetensors is not what it was" in capsys.readouterr().err
+    assert "model.safetensors is not what it was" in capsys.readouterr().err
     assert not (run / "summary.json").exists()
 
 

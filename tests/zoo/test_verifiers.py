@@ -1,0 +1,152 @@
+"""Published verifiers by the command: weights from files, and prompts' words in their own form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxsearch import cli
+from tests.models.pipelines import END, START, vocabulary, write_tokenizer
+from tests.models.published import written
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("tokenizers")
+
+SIDE, LENGTH, FEATURES = 20, 16, 13
+HEAD = ((16, FEATURES), (8, 16), (8, 8), (4, 8), (1, 4))  # [out, in] of its layers
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A tiny CLIP of transformers, its folder, and a predictor's file beside it."""
+    folder, known = tmp_path_factory.mktemp("verifiers"), vocabulary()
+    text = {
+        "vocab_size": len(known), "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": LENGTH,
+        "bos_token_id": known[START], "eos_token_id": known[END],
+    }  # fmt: skip
+    vision = {
+        "image_size": SIDE, "patch_size": 5, "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 2,
+    }  # fmt: skip
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=FEATURES
+    )
+    model, clip = written(transformers.CLIPModel(config), folder / "clip")
+    write_tokenizer(clip, padding=END, length=LENGTH)
+    rng, layers = np.random.default_rng(0), {}
+    for place, shape in zip((0, 2, 4, 6, 7), HEAD, strict=True):
+        layers[f"layers.{place}.weight"] = torch.from_numpy(rng.normal(size=shape) / 2).float()
+        layers[f"layers.{place}.bias"] = torch.from_numpy(rng.normal(size=shape[0])).float()
+    torch.save(layers, folder / "head.pth")
+    return model, folder, layers
+
+
+@pytest.fixture
+def work(reference, tmp_path, monkeypatch):
+    """A folder beside which the weights lie, by names without a path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
+    for name in ("clip", "head.pth"):
+        (tmp_path / name).symlink_to(reference[1] / name)
+    return tmp_path
+
+
+def search(*more):
+    few = ["--searcher", "best_of_n", "--searcher.candidates", "2", "--schedule.num_steps", "4"]
+    return cli.main(["search", *few, "--prompts", "3", "7", "3", "--quiet", *more])
+
+
+CLIP = ["--verifiers.clip_score.weights", "clip"]
+AESTHETIC = ["--verifiers.aesthetic.weights", "clip", "--verifiers.aesthetic.head", "head.pth"]
+
+
+def embedding(model, path):
+    """Of a picture as OpenAI's own preprocessing gives it to the network, by Pillow."""
+    picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])
+    std = np.array([0.26862954, 0.26130258, 0.27577711])
+    x = ((np.asarray(picture) / 255 - mean) / std).transpose(2, 0, 1)[None]
+    with torch.no_grad():
+        found = model.get_image_features(torch.from_numpy(x).float())
+    return getattr(found, "pooler_output", found)[0].numpy()
+
+
+def words(model, folder, text):
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    ids = tokenizer(text, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+    with torch.no_grad():
+        found = model.get_text_features(ids)
+    return getattr(found, "pooler_output", found)[0].numpy()
+
+
+@pytest.mark.parametrize("form", ["cosine", "clip_score"])
+def test_scores_are_those_of_transformers_on_the_published_pictures(reference, work, form):
+    """Kills: prompts' words of another place; a prefix left out; pictures before their 8 bits."""
+    model, folder, layers = reference
+    more = [*CLIP, "--verifiers.clip_score.form", form, *AESTHETIC, "--report", "aesthetic"]
+    assert search("--guide", "clip_score", *more, "--output", "run") == 0
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["3", "7", "3"]
+    for index, row in enumerate(rows):
+        picture = embedding(model, work / "run" / "images" / f"found_{index:04d}.png")
+        prefix = "A photo depicts " if form == "clip_score" else ""
+        text = words(model, folder / "clip", prefix + row["prompt"])
+        cosine = picture @ text / np.linalg.norm(picture) / np.linalg.norm(text)
+        wanted = 2.5 * max(cosine, 0) if form == "clip_score" else cosine
+        np.testing.assert_allclose(row["scores"]["clip_score"]["found"], wanted, atol=2e-5)
+        rating = torch.from_numpy(picture / np.linalg.norm(picture))
+        for place in (0, 2, 4, 6, 7):
+            weight, bias = (layers[f"layers.{place}.{kind}"] for kind in ("weight", "bias"))
+            rating = weight @ rating + bias
+        np.testing.assert_allclose(row["scores"]["aesthetic"]["found"], rating.item(), atol=2e-4)
+
+
+def test_a_run_finds_and_knows_its_verifiers_weights_from_anywhere(work, monkeypatch, capsys):
+    assert search("--guide", "clip_score", *CLIP, "--report", "brightness", "--output", "run") == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"clip_score/model.safetensors", "clip_score/vocab.json"} <= set(noted)
+    (work / "elsewhere").mkdir()
+    monkeypatch.chdir(work / "elsewhere")
+    assert cli.main(["replay", "../run"]) == 0
+    assert "3 of 3 images identical" in capsys.readouterr().out
+
+
+def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
+    more = ["--guide", "clip_score", *CLIP, "--report", "brightness", "--searcher", "gradient"]
+    few = ["--schedule.num_steps", "3", "--searcher.iterations", "1", "--prompts", "3", "--quiet"]
+    assert cli.main(["search", *more, *few, "--output", "run"]) == 2
+    assert "clip_score" in capsys.readouterr().err
+    through = ["--verifiers.clip_score.path", "float", "--verifiers.clip_score.remat", "true"]
+    assert cli.main(["search", *more, *few, *through, "--output", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--guide", "clip_score"], "clip_score comes without weights: give those of openai/clip"),
+        (
+            ["--guide", "clip_score", "--verifiers.clip_score.weights", "some/where/else"],
+            "there is no file or folder some/where/else",
+        ),
+        (
+            ["--guide", "clip_score", "--verifiers.clip_score.weights", "head.pth"],
+            "head.pth/config.json",
+        ),
+        (["--guide", "aesthetic", *AESTHETIC[:2]], "aesthetic comes without its predictor"),
+        (["--guide", "aesthetic", *AESTHETIC[:3], "clip"], "cannot read"),
+        (["--guide", "dinov2_classifier"], "give those of facebook/dinov2-base-imagenet1k-1-layer"),
+        (["--guide", "siglip_score"], "give those of google/siglip-so400m-patch14-384"),
+        (["--guide", "adm_classifier"], "adm_classifier comes without weights"),
+    ],
+)
+def test_bad_input_is_one_line(work, capsys, more, message):
+    assert search(*more) == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert complaint.count("\n") == 1
+    assert not (work / "runs").exists()
