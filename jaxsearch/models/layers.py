@@ -41,6 +41,32 @@ def run(block: nnx.Module, *inputs: Array, remat: bool) -> Array:
     return again(weights, *inputs)
 
 
+class BatchNorm(nnx.Module):
+    """A normalisation by the statistics of the training, in float32.
+
+    Ioffe and Szegedy, *Batch normalization*, 2015, algorithm 2. Attributes are PyTorch's keys.
+
+    Args:
+        channels: of the last axis.
+        epsilon: added to the variance.
+        rngs: takes nothing from them.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> None:
+        del rngs
+        self.epsilon = epsilon
+        self.weight, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.running_mean = nnx.Param(jnp.zeros(channels))
+        self.running_var = nnx.Param(jnp.ones(channels))
+
+    def __call__(self, x: Array) -> Array:
+        """[n,h,w,c] -> [n,h,w,c], of the type of `x`."""
+        scale = self.weight[...] * jax.lax.rsqrt(self.running_var[...] + self.epsilon)
+        shift = self.bias[...] - self.running_mean[...] * scale
+        whole = x.astype(jnp.float32) * scale[None, None, None] + shift[None, None, None]
+        return whole.astype(x.dtype)
+
+
 class Layers(NamedTuple):
     """Makes layers whose weights, and what is computed with them, are of one type.
 
@@ -52,10 +78,13 @@ class Layers(NamedTuple):
     num_groups: Callable[[int], int] = lambda channels: 32  # of a normalisation, by its channels
     epsilon: float = 1e-5  # of a normalisation
 
-    def conv(self, inner: int, outer: int, **settings: Any) -> nnx.Conv:
-        """A 3x3 convolution, which keeps the sides if `settings` (of `nnx.Conv`) say nothing."""
+    def conv(self, inner: int, outer: int, side: int = 3, **settings: Any) -> nnx.Conv:
+        """A convolution, 3x3 unless `side` says otherwise.
+
+        It keeps the sides of images if `settings` (of `nnx.Conv`) say nothing.
+        """
         return nnx.Conv(
-            inner, outer, (3, 3), dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
+            inner, outer, (side, side), dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
             **settings,
         )  # fmt: skip
 

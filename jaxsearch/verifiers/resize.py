@@ -54,6 +54,18 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
+    def check(self) -> None:
+        """Refuses what cannot be.
+
+        Raises:
+            ValueError: naming the entry and its value.
+        """
+        check_count("size", self.size)
+        if self.short_side is not None:
+            check_count("short_side", self.short_side, self.size)
+        if self.filter not in _SUPPORT:
+            raise ValueError(f"filter={self.filter!r} is unknown: pass 'bicubic' or 'bilinear'")
+
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -161,11 +173,10 @@ def _whole(images: Array, height: int, width: int, filter: str) -> list[_Pass]:
 
 def _passes(height: int, width: int, wanted: Preprocessing) -> list[_Pass]:
     """The passes of a picture, cut to what is kept of them."""
+    wanted.check()
     size, short_side = wanted.size, wanted.short_side
-    check_count("size", size)
     inner, outer = (height, width), (size, size)
     if short_side is not None:
-        check_count("short_side", short_side, size)
         rows, columns = (int(short_side * side / min(inner)) for side in inner)
         outer = rows, columns
     passes = []
