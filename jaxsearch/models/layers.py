@@ -78,13 +78,16 @@ class Layers(NamedTuple):
     num_groups: Callable[[int], int] = lambda channels: 32  # of a normalisation, by its channels
     epsilon: float = 1e-5  # of a normalisation
 
-    def conv(self, inner: int, outer: int, side: int = 3, **settings: Any) -> nnx.Conv:
-        """A convolution, 3x3 unless `side` says otherwise.
+    def conv(
+        self, inner: int, outer: int, side: int | tuple[int, int] = 3, **settings: Any
+    ) -> nnx.Conv:
+        """A convolution, 3x3 unless `side` (of a square, or height and width) says otherwise.
 
         It keeps the sides of images if `settings` (of `nnx.Conv`) say nothing.
         """
+        kernel = side if isinstance(side, tuple) else (side, side)
         return nnx.Conv(
-            inner, outer, (side, side), dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
+            inner, outer, kernel, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
             **settings,
         )  # fmt: skip
 
