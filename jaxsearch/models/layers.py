@@ -41,6 +41,32 @@ def run(block: nnx.Module, *inputs: Array, remat: bool) -> Array:
     return again(weights, *inputs)
 
 
+class BatchNorm(nnx.Module):
+    """A normalisation by the statistics of the training, in float32.
+
+    Ioffe and Szegedy, *Batch normalization*, 2015, algorithm 2. Attributes are PyTorch's keys.
+
+    Args:
+        channels: of the last axis.
+        epsilon: added to the variance.
+        rngs: takes nothing from them.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> None:
+        del rngs
+        self.epsilon = epsilon
+        self.weight, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.running_mean = nnx.Param(jnp.zeros(channels))
+        self.running_var = nnx.Param(jnp.ones(channels))
+
+    def __call__(self, x: Array) -> Array:
+        """[n,h,w,c] -> [n,h,w,c], of the type of `x`."""
+        scale = self.weight[...] * jax.lax.rsqrt(self.running_var[...] + self.epsilon)
+        shift = self.bias[...] - self.running_mean[...] * scale
+        whole = x.astype(jnp.float32) * scale[None, None, None] + shift[None, None, None]
+        return whole.astype(x.dtype)
+
+
 class Layers(NamedTuple):
     """Makes layers whose weights, and what is computed with them, are of one type.
 
@@ -52,11 +78,17 @@ class Layers(NamedTuple):
     num_groups: Callable[[int], int] = lambda channels: 32  # of a normalisation, by its channels
     epsilon: float = 1e-5  # of a normalisation
 
-    def conv(self, inner: int, outer: int, **settings: Any) -> nnx.Conv:
-        """A 3x3 convolution, which keeps the sides if `settings` (of `nnx.Conv`) say nothing."""
+    def conv(
+        self, inner: int, outer: int, side: int | tuple[int, int] = 3, **settings: Any
+    ) -> nnx.Conv:
+        """A convolution, 3x3 unless `side` (of a square, or height and width) says otherwise.
+
+        It keeps the sides of images if `settings` (of `nnx.Conv`) say nothing.
+        """
+        kernel = side if isinstance(side, tuple) else (side, side)
         return nnx.Conv(
-            inner, outer, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
-            **{"kernel_size": (3, 3), **settings},
+            inner, outer, kernel, dtype=self.dtype, param_dtype=self.dtype, rngs=self.rngs,
+            **settings,
         )  # fmt: skip
 
     def linear(self, inner: int, outer: int, **settings: Any) -> nnx.Linear:
@@ -67,10 +99,7 @@ class Layers(NamedTuple):
 
     def patches(self, inner: int, outer: int, side: int, **settings: Any) -> nnx.Conv:
         """A linear map of each square of `side` pixels; pixels that are left over are not seen."""
-        return self.conv(
-            inner, outer, kernel_size=(side, side), strides=(side, side), padding="VALID",
-            **settings,
-        )  # fmt: skip
+        return self.conv(inner, outer, side, strides=(side, side), padding="VALID", **settings)
 
     def embed(self, num: int, features: int) -> nnx.Embed:
         """A vector for each label."""

@@ -98,7 +98,7 @@ def check_state_dict(
         ValueError: as `load_state_dict`, and if a tensor has values that are not finite.
     """
     places = _places(module)
-    shapes = {key: place.shape for place in places for key in place.keys}
+    shapes = wanted_shapes(module)
     found = {key: _without_ones(tensor, shapes.get(key)) for key, tensor in tensors.items()}
     check_fit(shapes, {key: tensor.shape for key, tensor in found.items()}, module, source)
     for place in places:
@@ -110,6 +110,11 @@ def check_state_dict(
             if not np.isfinite(found[key]).all():
                 raise ValueError(f"{source}: {key} has values that are not finite")
     return found
+
+
+def wanted_shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """The keys and shapes of the state dict that fits a module, abstract or real."""
+    return {key: place.shape for place in _places(module) for key in place.keys}
 
 
 class _Place(NamedTuple):

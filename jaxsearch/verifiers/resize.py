@@ -54,6 +54,18 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
+    def check(self) -> None:
+        """Refuses what cannot be.
+
+        Raises:
+            ValueError: naming the entry and its value.
+        """
+        check_count("size", self.size)
+        if self.short_side is not None:
+            check_count("short_side", self.short_side, self.size)
+        if self.filter not in _SUPPORT:
+            raise ValueError(f"filter={self.filter!r} is unknown: pass 'bicubic' or 'bilinear'")
+
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -126,6 +138,35 @@ def resize_float(images: Array, height: int, width: int, filter: Filter = "bicub
     return _through_floats(images, _whole(images, height, width, filter))
 
 
+def interpolate(images: Array, height: int, width: int, *, half_pixels: bool) -> Array:
+    """Bilinear interpolation between the nearest pixels, however much an image shrinks.
+
+    Place `i` of `o` lies at `i * inner / o`, as in TensorFlow 1, or with `half_pixels` at
+    `(i + 1/2) * inner / o - 1/2`, as in PyTorch without antialiasing; beyond an edge is the edge.
+
+    Args:
+        images: float32 [n,h,w,c].
+        height: from 1, static.
+        width: from 1, static.
+        half_pixels: static.
+
+    Returns:
+        float32 [n,height,width,c].
+    """
+    for axis, outer in ((1, height), (2, width)):
+        check_count("a side after resizing", outer)
+        inner = images.shape[axis]
+        if half_pixels:
+            source = np.maximum((np.arange(outer) + 0.5) * inner / outer - 0.5, 0)
+        else:
+            source = np.arange(outer) * inner / outer
+        first = np.floor(source)
+        place = np.minimum(first[:, None] + [0, 1], inner - 1).astype(np.int32)
+        weight = np.stack([1 - (source - first), source - first], axis=1)
+        images = _float_pass(images, _Pass(axis, inner, place, weight))
+    return images
+
+
 # ------------------------------------------------------------------------------------------ passes
 
 
@@ -161,11 +202,10 @@ def _whole(images: Array, height: int, width: int, filter: str) -> list[_Pass]:
 
 def _passes(height: int, width: int, wanted: Preprocessing) -> list[_Pass]:
     """The passes of a picture, cut to what is kept of them."""
+    wanted.check()
     size, short_side = wanted.size, wanted.short_side
-    check_count("size", size)
     inner, outer = (height, width), (size, size)
     if short_side is not None:
-        check_count("short_side", short_side, size)
         rows, columns = (int(short_side * side / min(inner)) for side in inner)
         outer = rows, columns
     passes = []

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxsearch.verifiers.adm_classifier import adm_classifier
+from jaxsearch.verifiers.inception import inception
+from jaxsearch.verifiers.torchvision_classifier import torchvision_classifier
 from jaxsearch.zoo.verifiers.aesthetic import aesthetic
 from jaxsearch.zoo.verifiers.clip_score import clip_score
 from jaxsearch.zoo.verifiers.dinov2_classifier import dinov2_classifier
@@ -19,7 +21,9 @@ PUBLISHED: dict[str, Callable[..., Any]] = {
     "aesthetic": aesthetic,
     "clip_score": clip_score,
     "dinov2_classifier": dinov2_classifier,
+    "inception": inception,
     "siglip_score": siglip_score,
+    "torchvision_classifier": torchvision_classifier,
 }
 
 __all__ = ["FILES", "PUBLISHED", "Prompted", "files_of", "located"]

@@ -40,7 +40,7 @@ def checkpoint(verifier: str, weights: str, published: str) -> Path:
     return _place(weights)
 
 
-FILES = ("weights", "head")
+FILES = ("weights", "head", "label_map")
 """The settings of published verifiers that say what they are read from."""
 
 _READ = (".bin", ".json", ".safetensors", ".txt")  # of a folder
