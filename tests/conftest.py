@@ -60,3 +60,13 @@ def _programs_are_let_go() -> Iterator[None]:
     if next(_TESTS) % 10 == 9 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
         gc.collect()
+
+
+_BY_FILE = ("experiments", "models", "runs", "zoo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs a file whose references and programs its tests share (`--dist loadgroup`)."""
+    for item in items:
+        if item.path.parent.name in _BY_FILE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

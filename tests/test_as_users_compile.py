@@ -15,7 +15,6 @@ from tests.conftest import AS_USERS_COMPILE
 
 CHUNKS = "tests/test_laws.py::test_chunks_give_the_same_bits_and_can_be_taken_up_again"
 TESTS = [
-    f"{CHUNKS}[epsilon_greedy-heun_edm]",
     f"{CHUNKS}[gradient-heun_edm]",
     "tests/runs/test_checkpoint.py::test_the_search_goes_on_to_the_same_end",
 ]
@@ -31,4 +30,4 @@ def test_a_search_in_chunks_has_the_bits_of_a_whole_one() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "..." in done.stdout, "none may be skipped"
+    assert ".." in done.stdout, "none may be skipped"

@@ -24,7 +24,6 @@ from jaxsearch.models.clip_text import ClipText, ClipTextConfig
 from jaxsearch.models.clip_vision import ClipVision, ClipVisionConfig
 from jaxsearch.models.folders import (
     OF_ANY_MODEL,
-    OF_TRANSFORMERS,
     PLAIN_ENCODER,
     check_entries,
     number,
@@ -35,6 +34,7 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import functional, loaded_once
+from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import without_places
 

@@ -20,7 +20,6 @@ from flax import nnx
 
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.folders import (
-    OF_TRANSFORMERS,
     check_entries,
     number,
     read_config,
@@ -30,6 +29,7 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import functional
+from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import (
     TokenEmbeddings,

@@ -17,7 +17,6 @@ from jaxsearch.core.types import PyTree
 from jaxsearch.models.dinov2 import Dinov2, Dinov2Config
 from jaxsearch.models.folders import (
     OF_ANY_MODEL,
-    OF_TRANSFORMERS,
     check_entries,
     number,
     read_config,
@@ -27,6 +26,7 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import loaded_once
+from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.position_grid import resize_places
 from jaxsearch.models.state_dict import load_state_dict

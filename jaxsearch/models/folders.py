@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.loading import read_safetensors
+from jaxsearch.models.names import INDEX, OF_DIFFUSERS, WeightsFile
 from jaxsearch.models.pickles import read_state_dict
 
 
@@ -23,26 +24,12 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return read_json(Path(folder) / "config.json")
 
 
-class WeightsFile(NamedTuple):
-    """How a part of a pipeline names its weights."""
-
-    safe: str
-    older: str  # in PyTorch's own format, where there is no other
-
-
-OF_DIFFUSERS = WeightsFile("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-OF_TRANSFORMERS = WeightsFile("model.safetensors", "pytorch_model.bin")
-
-
-_INDEX = ".index.json"
-
-
 def weights_path(folder: str | os.PathLike[str], names: WeightsFile = OF_DIFFUSERS) -> Path:
     """Where a folder has its weights: safetensors, or PyTorch's own format where there are none.
 
     Of weights that are in several files it is the index that says which.
     """
-    ways = [name + ending for name in names for ending in ("", _INDEX)]
+    ways = [name + ending for name in names for ending in ("", INDEX)]
     found = [Path(folder) / way for way in ways if (Path(folder) / way).exists()]
     return found[0] if found else Path(folder) / names.safe
 
@@ -67,7 +54,7 @@ def read_weights(
     """
     path = weights_path(folder, names)
     tensors: dict[str, np.ndarray] = {}
-    for part in _shards(path) if path.name.endswith(_INDEX) else [path]:
+    for part in _shards(path) if path.name.endswith(INDEX) else [path]:
         tensors |= read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)
     return tensors
 
@@ -81,7 +68,7 @@ def part_files(
         ValueError: if the weights are in several files and their index cannot be read.
     """
     path = weights_path(Path(folder) / part, names)
-    shards = _shards(path) if path.name.endswith(_INDEX) else []
+    shards = _shards(path) if path.name.endswith(INDEX) else []
     return tuple(f"{part}/{name}" for name in ("config.json", *(p.name for p in [path, *shards])))
 
 

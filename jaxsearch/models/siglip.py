@@ -27,7 +27,6 @@ from jaxsearch.models.attention import attention
 from jaxsearch.models.clip_vision import check_images, check_patches
 from jaxsearch.models.folders import (
     OF_ANY_MODEL,
-    OF_TRANSFORMERS,
     PLAIN_ENCODER,
     check_entries,
     number,
@@ -38,6 +37,7 @@ from jaxsearch.models.folders import (
 )
 from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import functional, loaded_once
+from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import (
     ACTIVATIONS,

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from jaxsearch.models.folders import OF_DIFFUSERS, OF_TRANSFORMERS, WeightsFile
+from jaxsearch.models.names import INDEX, OF_DIFFUSERS, OF_TRANSFORMERS, WeightsFile
 
 Kind = Literal["pipeline", "encoder"]
 
 _CONFIGS: dict[Kind, tuple[str, ...]] = {
     "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
     "encoder": (
-        *("config.json", "model-*.safetensors", "model.safetensors.index.json"),
+        *("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX),
         *("tokenizer.json", "vocab.json", "merges.txt"),
         *("tokenizer_config.json", "special_tokens_map.json"),
     ),
@@ -88,7 +88,7 @@ def fetched(name: str, kind: Kind = "pipeline") -> Path:
             for safe, former in weights.items()
             if (folder / safe).parent.is_dir()
             and not (folder / safe).exists()
-            and not (folder / f"{safe}.index.json").exists()
+            and not (folder / (safe + INDEX)).exists()
         ]
         return Path(fetch(allow_patterns=older)) if older else folder
     except errors.GatedRepoError as error:

@@ -21,8 +21,9 @@ from jaxsearch.models.clip_text import clip_text_config, clip_text_network, load
 from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.epsilon import epsilon_denoiser, v_denoiser
-from jaxsearch.models.folders import OF_TRANSFORMERS, check_entries, number, part_files
+from jaxsearch.models.folders import check_entries, number, part_files
 from jaxsearch.models.guidance import classifier_free_guidance
+from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.unet2d_condition import UNetConfig, load_unet, unet_config, unet_network
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.texts import text_encoder, text_ids

@@ -25,9 +25,9 @@ from tests.models.references import adm_reference, adm_state_dicts
 SMALL = AdmConfig(
     image_size=16,
     model_channels=32,
-    channel_mult=(1, 2, 3),
+    channel_mult=(1, 2),
     num_res_blocks=1,
-    attention_resolutions=(8, 4),
+    attention_resolutions=(8,),
     head_channels=16,
     num_classes=7,
 )
