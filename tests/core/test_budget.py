@@ -22,7 +22,7 @@ def test_every_searcher_has_a_size_that_a_budget_chooses():
     assert set(FREE_SIZE) == set(SEARCHERS)
 
 
-@pytest.mark.parametrize("searcher", ["beam", "epsilon_greedy", "paths"])
+@pytest.mark.parametrize("searcher", ["beam", "paths"])
 def test_it_is_the_largest_that_is_never_above(searcher):
     """One more is too dear. Kills: a size too large or too small by one."""
     make = lambda size: SEARCHERS[searcher](**{FREE_SIZE[searcher]: size, **MORE.get(searcher, {})})  # noqa: E731

@@ -126,7 +126,7 @@ def test_what_is_not_known_is_left_to_be_refused(case):
     [
         ({"head_channels": 0}, "head_channels is 0: it must be a whole number from 1"),
         ({"channel_mult": ()}, "the number of levels in channel_mult is 0"),
-        ({"image_size": 18}, "image_size is 18: 3 levels halve it 2 times"),
+        ({"image_size": 17}, "image_size is 17: 2 levels halve it 1 times"),
         ({"head_channels": 48}, r"head_channels is 48: the 64 channels at 8x8 pixels"),
     ],
 )

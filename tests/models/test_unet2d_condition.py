@@ -91,7 +91,7 @@ def ask(reference, x, times, text):
 # ----------------------------------------------------------------------------------------- network
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9)], ids=str)
+@pytest.mark.parametrize("size", [(7, 9)], ids=str)  # others in `tests/zoo`
 def test_computes_as_diffusers_does(pair, size, record_property):
     """At several times, and at sides that are odd on the way down.
 

@@ -68,7 +68,12 @@ def test_a_pipeline_is_searched(pipeline, tmp_path, capsys, searcher):
     assert len(pictures(tmp_path / "run")) >= 2
     assert cli.main(["replay", "run"]) == 0
     assert "2 of 2 images identical" in capsys.readouterr().out
-    assert search(pipeline, *more, "--model.guidance", "1", "--output", "plain") == 0
+
+
+def test_guidance_doubles_the_passes(pipeline, tmp_path):
+    more = ["--searcher", "best_of_n", "--searcher.candidates", "1", "--prompts", "1"]
+    for name, scale in (("run", "4"), ("plain", "1")):
+        assert search(pipeline, *more, "--model.guidance", scale, "--output", name) == 0
     guided, plain = (json.loads((tmp_path / run / "summary.json").read_text()) for run in
                      ("run", "plain"))  # fmt: skip
     passes = [one["plain_cost_per_prompt"]["network_passes"] for one in (guided, plain)]

@@ -118,9 +118,9 @@ def test_a_trajectory_is_that_of_diffusers(pair, record_property):
 # ----------------------------------------------------------------------------------------- settings
 
 
-def test_settings(pair):
+def test_settings(folders):
     """Sizes, types and the price of guidance; equal settings share one program."""
-    load = entry(str(pair[1])).load
+    load = entry(str(folders(2)[1])).load
     plain = load(guidance=1.0)
     assert (plain.denoiser.passes, plain.denoiser.shape) == (1, (8, 8, 4))
     oblong = load(height=10, width=24)
