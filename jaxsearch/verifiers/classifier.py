@@ -43,7 +43,11 @@ def _probability(
 ) -> Callable[[PyTree, Array, dict[str, Array]], Array]:
     def apply(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
         probabilities = jax.nn.softmax(logits_apply(params, images), axis=-1)
-        wanted = context[label].astype(jnp.int32)[:, None]
-        return jnp.take_along_axis(probabilities, wanted, axis=-1)[:, 0]
+        return asked_for(probabilities, context[label])
 
     return apply
+
+
+def asked_for(values: Array, label: Array) -> Array:
+    """Of values by class [n, classes] those [n] of the labels [n], from 0."""
+    return jnp.take_along_axis(values, label.astype(jnp.int32)[:, None], axis=-1)[:, 0]

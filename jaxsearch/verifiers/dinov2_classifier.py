@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.types import Array, PyTree, Verifier
+from jaxsearch.verifiers.classifier import asked_for
 from jaxsearch.verifiers.embeddings import Apply, Embed, Preprocess
 
 Score = Literal["logit", "probability"]
@@ -57,7 +58,6 @@ def _apply(logits: Embed, preprocess: Preprocess, score: Score, label: str) -> A
     def apply(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
         every = logits(params, preprocess(images)).astype(jnp.float32)
         every = jax.nn.softmax(every, axis=-1) if score == "probability" else every
-        wanted = context[label].astype(jnp.int32)[:, None]
-        return jnp.take_along_axis(every, wanted, axis=-1)[:, 0]
+        return asked_for(every, context[label])
 
     return apply

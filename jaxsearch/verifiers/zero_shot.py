@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.types import Array, PyTree, Verifier
+from jaxsearch.verifiers.classifier import asked_for
 from jaxsearch.verifiers.embeddings import Apply, Embed, Preprocess, unit
 
 TEMPLATES = ("a photo of a {}.",)
@@ -108,8 +109,6 @@ def _apply(embed: Embed, preprocess: Preprocess, score: Score, label: str) -> Ap
         # Accelerators would round the products to fewer digits than candidates differ by.
         cosines = jnp.matmul(features, unit(params["classes"]).T, precision="highest")
         every = jax.nn.softmax(jnp.exp(params["logit_scale"]) * cosines, axis=-1)
-        wanted = context[label].astype(jnp.int32)[:, None]
-        taken = cosines if score == "cosine" else every
-        return jnp.take_along_axis(taken, wanted, axis=-1)[:, 0]
+        return asked_for(cosines if score == "cosine" else every, context[label])
 
     return apply
