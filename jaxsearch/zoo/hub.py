@@ -7,17 +7,14 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.names import INDEX, OF_DIFFUSERS, OF_TRANSFORMERS, WeightsFile
 
 Kind = Literal["pipeline", "encoder"]
 
 _CONFIGS: dict[Kind, tuple[str, ...]] = {
     "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
-    "encoder": (
-        *("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX),
-        *("tokenizer.json", "vocab.json", "merges.txt"),
-        *("tokenizer_config.json", "special_tokens_map.json"),
-    ),
+    "encoder": (*("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX, *FILES),),
 }
 _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
     "pipeline": {
@@ -30,12 +27,10 @@ _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
 }
 """By part of a repository: its file of weights. Nothing else is read."""
 
-_FORM = r"(?!\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
-
 
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of an id: `owner/repository`, perhaps with `@revision`."""
-    return re.fullmatch(_FORM, name) is not None
+    return re.fullmatch(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?", name) is not None
 
 
 def pinned(name: str, kind: Kind = "pipeline") -> str:
@@ -44,10 +39,9 @@ def pinned(name: str, kind: Kind = "pipeline") -> str:
     Raises:
         ValueError: if it cannot be had.
     """
-    folder, found = fetched(name, kind), re.fullmatch(_FORM, name)
-    assert found is not None
+    folder, repository = fetched(name, kind), name.partition("@")[0]
     # The hub's library keeps each commit in `snapshots/<commit>`.
-    return f"{found['repository']}@{folder.name}" if folder.parent.name == "snapshots" else name
+    return f"{repository}@{folder.name}" if folder.parent.name == "snapshots" else name
 
 
 def _file(part: str, name: str) -> str:
@@ -74,12 +68,11 @@ def fetched(name: str, kind: Kind = "pipeline") -> Path:
             'pip install "jaxsearch[hf]"'
         ) from error
     try:
-        found = re.fullmatch(_FORM, name)
-        assert found is not None
+        repository, _, revision = name.partition("@")
         weights = {_file(part, one.safe): _file(part, one.older) for part, one in
                    _WEIGHTS[kind].items()}  # fmt: skip
         fetch = functools.partial(
-            huggingface_hub.snapshot_download, found["repository"], revision=found["revision"]
+            huggingface_hub.snapshot_download, repository, revision=revision or None
         )
         folder = Path(fetch(allow_patterns=[*_CONFIGS[kind], *weights]))
         # Older repositories have some weights in PyTorch's own format only.
