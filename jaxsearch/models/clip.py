@@ -10,7 +10,6 @@ supervision*, 2021, figure 3, https://arxiv.org/abs/2103.00020.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import functional, loaded_once
+from jaxsearch.models.loading import loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import without_places
@@ -194,12 +193,7 @@ def clip_image_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _image_network(config, compute_type(dtype), bool(remat))
-
-
-@functools.cache
-def _image_network(config: ClipConfig, dtype: Any, remat: bool) -> Callable[..., Array]:
-    return functional(lambda rngs: ClipImages(config, dtype=dtype, remat=remat, rngs=rngs))
+    return network_of(ClipImages, config, dtype=compute_type(dtype), remat=bool(remat))
 
 
 def clip_text_embedding_network(
@@ -212,12 +206,7 @@ def clip_text_embedding_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _text_network(config, compute_type(dtype))
-
-
-@functools.cache
-def _text_network(config: ClipConfig, dtype: Any) -> Callable[..., Array]:
-    return functional(lambda rngs: ClipTexts(config, dtype=dtype, rngs=rngs))
+    return network_of(ClipTexts, config, dtype=compute_type(dtype))
 
 
 class LoadedClip(NamedTuple):

@@ -10,7 +10,6 @@ supervision*, 2021, section 2.4, https://arxiv.org/abs/2103.00020.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +27,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import (
@@ -146,12 +145,7 @@ def clip_text_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _network(config, compute_type(dtype))
-
-
-@functools.cache
-def _network(config: ClipTextConfig, dtype: Any) -> Callable[..., Array]:
-    return functional(lambda rngs: ClipText(config, dtype=dtype, rngs=rngs))
+    return network_of(ClipText, config, dtype=compute_type(dtype))
 
 
 def load_clip_text(

@@ -80,6 +80,20 @@ def functional(
     return apply
 
 
+@functools.cache
+def network_of(
+    module: Callable[..., nnx.Module], config: Any, **settings: Any
+) -> Callable[..., Any]:
+    """A module as `functional` has it, the same object for equal arguments.
+
+    Args:
+        module: its class, `(config, *, rngs, **settings)`.
+        config: what it is made of.
+        settings: such as its type; all can be hashed, and stand in the same order each time.
+    """
+    return functional(lambda rngs: module(config, rngs=rngs, **settings))
+
+
 def parameters(module: nnx.Module) -> PyTree:
     """The parameters of a module: nested dictionaries of arrays, or of shapes if it is abstract."""
     return nnx.to_pure_dict(nnx.state(module))

@@ -12,7 +12,6 @@ vision-language encoders with improved semantic understanding, localization, and
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import functional, loaded_once
+from jaxsearch.models.loading import loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import (
@@ -334,12 +333,7 @@ def siglip_image_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _image_network(config, compute_type(dtype), bool(remat))
-
-
-@functools.cache
-def _image_network(config: SiglipVisionConfig, dtype: Any, remat: bool) -> Callable[..., Array]:
-    return functional(lambda rngs: SiglipImages(config, dtype=dtype, remat=remat, rngs=rngs))
+    return network_of(SiglipImages, config, dtype=compute_type(dtype), remat=bool(remat))
 
 
 def siglip_text_network(
@@ -352,12 +346,7 @@ def siglip_text_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _text_network(config, compute_type(dtype))
-
-
-@functools.cache
-def _text_network(config: SiglipTextConfig, dtype: Any) -> Callable[..., Array]:
-    return functional(lambda rngs: SiglipTexts(config, dtype=dtype, rngs=rngs))
+    return network_of(SiglipTexts, config, dtype=compute_type(dtype))
 
 
 class LoadedSiglip(NamedTuple):

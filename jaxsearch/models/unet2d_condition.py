@@ -10,7 +10,6 @@ diffusion models*, 2022, section 3.3, https://arxiv.org/abs/2112.10752.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,7 +31,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type, run, unchanged
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import network_of
 from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -436,12 +435,7 @@ def unet_network(
     Raises:
         ValueError: if the type is neither float32 nor bfloat16.
     """
-    return _network(config, compute_type(dtype), bool(remat))
-
-
-@functools.cache
-def _network(config: UNetConfig, dtype: Any, remat: bool) -> Callable[..., Array]:
-    return functional(lambda rngs: UNet2DCondition(config, dtype=dtype, remat=remat, rngs=rngs))
+    return network_of(UNet2DCondition, config, dtype=compute_type(dtype), remat=bool(remat))
 
 
 def load_unet(
