@@ -32,7 +32,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import loaded_once, network_of
+from jaxsearch.models.loading import abstract_module, loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import without_places
@@ -238,7 +238,7 @@ def load_clip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Lo
     config = clip_config(read_config(folder))
     tensors = without_places(read_weights(folder, OF_TRANSFORMERS))
     dtype = compute_type(dtype)
-    module = nnx.eval_shape(lambda: Clip(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    module = abstract_module(lambda rngs: Clip(config, dtype=dtype, rngs=rngs))
     params = load_state_dict(module, tensors, source=weights_path(folder, OF_TRANSFORMERS))
     scale = params.pop("logit_scale")
     images = {name: params.pop(name) for name in ("vision_model", "visual_projection")}

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import PyTree
@@ -25,7 +24,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import loaded_once
+from jaxsearch.models.loading import abstract_module, loaded_once
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.position_grid import resize_places
@@ -105,7 +104,7 @@ def load_dinov2(
             antialias=bool(trained.num_registers),
         )
     dtype = compute_type(dtype)
-    module = nnx.eval_shape(lambda: Dinov2(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    module = abstract_module(lambda rngs: Dinov2(config, dtype=dtype, rngs=rngs))
     return LoadedDinov2(config, load_state_dict(module, tensors, source=source), head)
 
 
@@ -135,7 +134,7 @@ def _linear_head(
             f"[classes, {2 * hidden_size}] or [classes, {5 * hidden_size}]"
         )
     num_classes, width = shape
-    module = nnx.eval_shape(lambda: Layers(jnp.float32, nnx.Rngs(0)).linear(width, num_classes))
+    module = abstract_module(lambda rngs: Layers(jnp.float32, rngs).linear(width, num_classes))
     params = load_state_dict(module, tensors, source=source)
     return LinearHead(params, width // hidden_size - 1, num_classes)
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import PyTree
@@ -29,7 +28,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import read_safetensors
+from jaxsearch.models.loading import abstract_module, read_safetensors
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -153,7 +152,7 @@ def load_dit_folder(
 
 def abstract_dit(config: DiTConfig, dtype: Any = jnp.float32) -> DiT:
     """A network without weights: what a file of weights has to fit."""
-    return nnx.eval_shape(lambda: DiT(config, dtype=compute_type(dtype), rngs=nnx.Rngs(0)))
+    return abstract_module(lambda rngs: DiT(config, dtype=compute_type(dtype), rngs=rngs))
 
 
 def dit_config(entries: Mapping[str, Any]) -> DiTConfig:

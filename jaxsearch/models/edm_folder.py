@@ -20,7 +20,7 @@ from jaxsearch.core.types import Array, Denoiser
 from jaxsearch.models import adm, song
 from jaxsearch.models.configs import from_json, read_json, to_json
 from jaxsearch.models.edm import edm_denoiser, ve_denoiser, vp_denoiser
-from jaxsearch.models.loading import functional, read_safetensors
+from jaxsearch.models.loading import abstract_module, functional, read_safetensors
 from jaxsearch.models.pickles import PickledNetwork, is_state_dict, read_network, read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -250,7 +250,7 @@ def network(config: EdmConfig, dtype: str, remat: bool = False) -> Callable[...,
 def abstract_network(config: EdmConfig, dtype: str = "float32") -> nnx.Module:
     """The network without weights: what a file of weights has to fit."""
     build = _NETWORKS[config.kind][1](config.network, jnp.dtype(dtype))
-    return nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    return abstract_module(build)
 
 
 def load_folder(

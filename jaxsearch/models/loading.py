@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ _NAMES_SHOWN = 5
 _KEPT = 8
 
 Loader = TypeVar("Loader", bound=Callable[..., Any])
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 def loaded_once(load: Loader) -> Loader:
@@ -59,6 +60,29 @@ def _state(path: Path) -> tuple:
     return (path.resolve(), *((name, one.st_size, one.st_mtime_ns) for name, one in stats))
 
 
+class _OneKey:
+    """Stands for `nnx.Rngs` where nothing is drawn.
+
+    Those count what they give in a variable of the trace, for which JAX looks through all that was
+    traced before: of a large network that takes longer than anything else.
+    """
+
+    def __init__(self, key: jax.Array) -> None:
+        self._key = key
+
+    def params(self) -> jax.Array:
+        return self._key
+
+
+def abstract_module(build: Callable[[nnx.Rngs], Module]) -> Module:
+    """A module that has shapes for weights: nothing is drawn.
+
+    Args:
+        build: makes it, taking keys by `rngs.params()` alone, as layers do.
+    """
+    return nnx.eval_shape(lambda: build(cast(nnx.Rngs, _OneKey(jax.random.key(0)))))
+
+
 def functional(
     build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__"
 ) -> Callable[..., Any]:
@@ -72,7 +96,7 @@ def functional(
         `(params, *inputs) -> output`. Keep it: another call of this makes another function, for
         which programs are compiled anew.
     """
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    graph, _ = nnx.split(abstract_module(build))
 
     def apply(params: PyTree, *inputs: Any) -> Any:
         return getattr(nnx.merge(graph, params), method)(*inputs)

@@ -32,7 +32,8 @@ class Stacked(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.num, self.remat = num, remat
-        self.block = nnx.split_rngs(splits=num)(nnx.vmap(build))(rngs)
+        keys = jax.random.split(rngs.params(), num)
+        self.block = nnx.vmap(lambda key: build(type(rngs)(key)))(keys)
 
     def __call__(self, x: Array, *inputs: Any) -> Array:
         """`x` through all blocks; each gets the same further inputs."""

@@ -31,7 +31,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type, run, unchanged
-from jaxsearch.models.loading import network_of
+from jaxsearch.models.loading import abstract_module, network_of
 from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -455,7 +455,7 @@ def load_unet(
             is missing, unknown or of another shape. The message names it.
     """
     config = unet_config(read_config(folder))
-    module = nnx.eval_shape(
-        lambda: UNet2DCondition(config, dtype=compute_type(dtype), rngs=nnx.Rngs(0))
+    module = abstract_module(
+        lambda rngs: UNet2DCondition(config, dtype=compute_type(dtype), rngs=rngs)
     )
     return config, load_state_dict(module, read_weights(folder), source=weights_path(folder))

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models.adm import AdmConfig
 from jaxsearch.models.adm_classifier import PUBLISHED, build, from_guided_diffusion
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.verifiers.resize import PATHS, Path, Preprocessing, preprocess
@@ -78,7 +77,7 @@ def _params(weights: str, checkpoint: str, dtype: Any) -> PyTree:
     config = PUBLISHED[checkpoint]
     tensors = read_weights("adm_classifier", weights, f"guided-diffusion's {checkpoint}.pt")
     make = build(config, dtype)
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    abstract = abstract_module(make)
     return load_state_dict(abstract, from_guided_diffusion(tensors, config), source=weights)
 
 

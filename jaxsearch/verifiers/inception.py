@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models.configs import read_text
 from jaxsearch.models.inception import InceptionConfig, build, from_pytorch_fid
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.verifiers.jpeg import to_uint8
@@ -124,7 +123,7 @@ def _order(label_map: str, num_classes: int) -> tuple[int, ...]:
 @functools.cache
 def _params(weights: str, config: InceptionConfig, dtype: Any) -> PyTree:
     tensors = read_weights("inception", weights, "pt_inception-2015-12-05-6726825d.pth")
-    abstract = nnx.eval_shape(build(config, dtype), nnx.Rngs(0))
+    abstract = abstract_module(build(config, dtype))
     return load_state_dict(abstract, from_pytorch_fid(tensors), source=weights)
 
 

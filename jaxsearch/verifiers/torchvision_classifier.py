@@ -7,12 +7,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from flax import nnx
-
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models import convnext, resnet, vit
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.verifiers.resize import (
@@ -86,7 +84,7 @@ def _network(weights: str, dtype: Any) -> _Network:
     for family in _FAMILIES:
         if family.is_one(tensors):
             config = family.config_of(tensors, weights)
-            abstract = nnx.eval_shape(family.build(config, dtype), nnx.Rngs(0))
+            abstract = abstract_module(family.build(config, dtype))
             params = load_state_dict(abstract, family.from_torchvision(tensors), source=weights)
             apply = _function(family, config, dtype)
             return _Network(apply, params, getattr(config, "image_size", None))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 from tests.models.published import randomised, to_torch
@@ -128,9 +128,9 @@ def applied(module: Any, path: Path, x: np.ndarray, dtype: Any = jnp.float32) ->
     tensors = read_state_dict(path)
     assert module.is_one(tensors)
     make = module.build(module.config_of(tensors, path), dtype)
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    abstract = abstract_module(make)
     params = load_state_dict(abstract, module.from_torchvision(tensors), source=path)
-    return functional(make)(params, jnp.asarray(x))
+    return jax.jit(functional(make))(params, jnp.asarray(x))
 
 
 def error(found: Any, wanted: np.ndarray) -> float:
@@ -139,7 +139,7 @@ def error(found: Any, wanted: np.ndarray) -> float:
 
 def num_parameters(module: Any, name: str) -> int:
     """Of a published network, by its shapes; statistics are none."""
-    abstract = nnx.eval_shape(lambda: module.build(module.PUBLISHED[name])(nnx.Rngs(0)))
+    abstract = abstract_module(module.build(module.PUBLISHED[name]))
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(abstract)))
     return sum(leaf.size for path, leaf in leaves if "running_" not in str(path))
 

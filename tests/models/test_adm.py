@@ -18,7 +18,7 @@ from jaxsearch.models.adm import (
     build,
     from_edm,
 )
-from jaxsearch.models.loading import functional, parameters
+from jaxsearch.models.loading import abstract_module, functional, parameters
 from jaxsearch.models.state_dict import load_state_dict
 from tests.models.references import adm_reference, adm_state_dicts
 
@@ -59,9 +59,9 @@ def case(request):
 
 def applied(config, tensors, x, label, dtype=jnp.float32):
     make = build(config, dtype)
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    abstract = abstract_module(make)
     params = load_state_dict(abstract, tensors, source="test")
-    return functional(make)(params, jnp.asarray(x), jnp.asarray(T), jnp.asarray(label))
+    return jax.jit(functional(make))(params, jnp.asarray(x), jnp.asarray(T), jnp.asarray(label))
 
 
 def error(found, wanted):
@@ -83,7 +83,7 @@ def test_edms_layout_is_the_same_network(case):
 
 def test_a_gradient_may_compute_every_block_again():
     """Kills: a block that is left out; the setting forgotten (`models/layers.py` runs them)."""
-    abstract = nnx.eval_shape(lambda: build(SMALL)(nnx.Rngs(0)))
+    abstract = abstract_module(build(SMALL))
     blocks = sum(
         isinstance(layer, ResidualBlock | AttentionBlock) for _, layer in nnx.iter_modules(abstract)
     )
@@ -104,14 +104,14 @@ def test_half_precision_stays_near(case):
 
 def test_the_published_size():
     config = AdmConfig(image_size=64, num_classes=1000)
-    abstract = nnx.eval_shape(lambda: Adm(config, rngs=nnx.Rngs(0)))
+    abstract = abstract_module(lambda rngs: Adm(config, rngs=rngs))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract))) == 295_899_267
 
 
 @pytest.mark.parametrize(("least", "num_groups"), [(1, 32), (4, 8)])
 def test_a_group_has_no_fewer_channels_than_said(least, num_groups):
     config = dataclasses.replace(SMALL, min_group_channels=least)
-    abstract = nnx.eval_shape(lambda: Adm(config, rngs=nnx.Rngs(0)))
+    abstract = abstract_module(lambda rngs: Adm(config, rngs=rngs))
     assert abstract.input_blocks[1][0].in_layers[0].num_groups == num_groups  # of 32 channels
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxsearch.models.adm import AdmConfig
 from jaxsearch.models.adm_classifier import PUBLISHED, build, from_guided_diffusion
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -163,10 +163,10 @@ def case(request, tmp_path_factory):
 
 def applied(config, path, x, dtype=jnp.float32):
     make = build(config, dtype)
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    abstract = abstract_module(make)
     tensors = from_guided_diffusion(read_state_dict(path), config)
     params = load_state_dict(abstract, tensors, source=path)
-    return functional(make)(params, jnp.asarray(x), jnp.asarray(T))
+    return jax.jit(functional(make))(params, jnp.asarray(x), jnp.asarray(T))
 
 
 def error(found, wanted):
@@ -188,7 +188,7 @@ def test_half_precision_stays_near(case):
 
 def test_the_published_size():
     for name, number in (("64x64_classifier", 65_438_568), ("256x256_classifier", 54_096_360)):
-        abstract = nnx.eval_shape(lambda name=name: build(PUBLISHED[name])(nnx.Rngs(0)))
+        abstract = abstract_module(build(PUBLISHED[name]))
         assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract))) == number
 
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxsearch.models.autoencoder_kl import (
@@ -20,7 +19,8 @@ from jaxsearch.models.autoencoder_kl import (
     encoder_network,
     load_autoencoder,
 )
-from jaxsearch.models.loading import parameters
+from jaxsearch.models.loading import abstract_module, parameters
+from tests.jitted import called
 from tests.models.published import relative, to_torch, written
 
 pytest.importorskip("diffusers")
@@ -82,7 +82,7 @@ def test_encodes_as_diffusers_does(pair, record_property):
     reference, folder = pair
     images = np.tanh(normal(0, 2, 27, 22, 3))
     config, params = load_autoencoder(folder, with_encoder=True)
-    mean, log_variance = encoder_network(config)(params, jnp.asarray(images))
+    mean, log_variance = jax.jit(encoder_network(config))(params, jnp.asarray(images))
     wanted = reference.encode(to_torch(images)).latent_dist
     for found, theirs in ((mean, wanted.mean), (log_variance, wanted.logvar)):
         record_property("relative", relative(found, theirs))
@@ -101,7 +101,7 @@ def test_variances_stay_within_bounds(usual):
     with_large = copy.deepcopy(reference)
     with_large.quant_conv.weight.data *= 1000.0
     images = np.tanh(normal(0, 2, 8, 8, 3))
-    found = encoder_network(config)(params, jnp.asarray(images))[1]
+    found = jax.jit(encoder_network(config))(params, jnp.asarray(images))[1]
     assert relative(found, with_large.encode(to_torch(images)).latent_dist.logvar) < 1e-4
     assert (float(found.min()), float(found.max())) == (-30.0, 20.0)
 
@@ -115,7 +115,7 @@ def test_decodes_as_diffusers_does(pair, record_property):
     settings = reference.config
     latents = normal(1, 2, 5, 3, settings.latent_channels)
     config, params = load_autoencoder(folder)
-    found = autoencoder_decoder(config, params)(jnp.asarray(latents))
+    found = called(autoencoder_decoder(config, params), jnp.asarray(latents))
     unscaled = to_torch(latents) / settings.scaling_factor + (settings.shift_factor or 0.0)
     decoded = reference.decode(unscaled).sample
     inside = float((decoded.abs() < 1.0).float().mean())
@@ -295,5 +295,5 @@ def test_missing_entries_and_files_are_named(usual, tmp_path):
 
 def test_published_size():
     """Stable Diffusion's autoencoder has 83,653,863 weights; no number of them is drawn here."""
-    whole = nnx.eval_shape(lambda: AutoencoderKL(AutoencoderConfig(), rngs=nnx.Rngs(0)))
+    whole = abstract_module(lambda rngs: AutoencoderKL(AutoencoderConfig(), rngs=rngs))
     assert sum(leaf.size for leaf in jax.tree.leaves(parameters(whole))) == 83_653_863

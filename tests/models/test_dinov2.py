@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxsearch.models.dinov2 import (
@@ -18,7 +17,7 @@ from jaxsearch.models.dinov2 import (
     dinov2_network,
 )
 from jaxsearch.models.dinov2_folder import dinov2_config, load_dinov2, load_dinov2_head
-from jaxsearch.models.loading import parameters
+from jaxsearch.models.loading import abstract_module, parameters
 from tests.models.published import relative, to_torch, written
 
 torch = pytest.importorskip("torch")
@@ -282,7 +281,7 @@ def test_bfloat16_and_gradients(usual):
 def test_published_sizes(changes, number):
     """ViT-S/14, B/14, L/14 and g/14, as trained."""
     config = Dinov2Config(**{"image_size": 518, **changes})
-    whole = parameters(nnx.eval_shape(lambda: Dinov2(config, rngs=nnx.Rngs(0))))
+    whole = parameters(abstract_module(lambda rngs: Dinov2(config, rngs=rngs)))
     assert sum(leaf.size for leaf in jax.tree.leaves(whole)) == number
 
 
@@ -294,7 +293,7 @@ def test_what_a_config_leaves_out_is_what_transformers_has(kind, gated):
     reference = None
     with torch.device("meta"):
         reference = getattr(transformers, f"{kind}Model")(config)
-    whole = parameters(nnx.eval_shape(lambda: Dinov2(found, rngs=nnx.Rngs(0))))
+    whole = parameters(abstract_module(lambda rngs: Dinov2(found, rngs=rngs)))
     theirs = sum(weight.numel() for weight in reference.parameters())
     assert sum(leaf.size for leaf in jax.tree.leaves(whole)) == theirs
     assert (found.norm_epsilon, found.num_heads) == (config.layer_norm_eps, 12)

@@ -18,7 +18,7 @@ from jaxsearch.models.dit import DiT, DiTConfig, dit_denoiser, dit_network, posi
 from jaxsearch.models.dit_folder import dit_config, load_dit, load_dit_folder, original_names
 from jaxsearch.models.epsilon import epsilon_denoiser
 from jaxsearch.models.guidance import classifier_free_guidance
-from jaxsearch.models.loading import parameters
+from jaxsearch.models.loading import abstract_module, parameters
 from jaxsearch.solvers import first_order
 from tests.models.published import relative, to_torch, written
 
@@ -113,7 +113,7 @@ def test_computes_as_diffusers_does(changes, tmp_path, record_property):
     x, times, labels = inputs()
     x = normal(0, ROWS, config.input_size, config.input_size, config.in_channels)
     wanted = ask(reference, x, times, labels)
-    module = nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0)))
+    module = abstract_module(lambda rngs: DiT(config, rngs=rngs))
     found = nnx.merge(nnx.split(module)[0], params)(*given(x, times, labels))
     record_property("relative", relative(found, wanted))
     assert relative(found, wanted) < 2e-5
@@ -171,7 +171,7 @@ def test_bfloat16_is_near_and_its_gradient_may_compute_again(loaded):
 
 def test_published_size():
     """675,129,632 numbers, of which 294,912 say where tokens stand and were never trained."""
-    whole = parameters(nnx.eval_shape(lambda: DiT(DiTConfig(), rngs=nnx.Rngs(0))))
+    whole = parameters(abstract_module(lambda rngs: DiT(DiTConfig(), rngs=rngs)))
     assert sum(leaf.size for leaf in jax.tree.leaves(whole)) == 675_129_632
     assert whole["pos_embed"].size == 294_912
 

@@ -26,6 +26,7 @@ from jaxsearch.models.edm_folder import (
 from jaxsearch.models.song import SongConfig
 from jaxsearch.solvers import heun
 from jaxsearch.zoo.edm import decoder
+from tests.jitted import called
 from tests.models.references import adm_reference, adm_state_dicts
 from tests.models.test_song import Reference
 
@@ -89,7 +90,7 @@ def pickled(torch, persistence, tmp_path):
 
 def denoised(folder, sigma, label, x):
     _, denoiser = load_folder(folder)
-    return denoiser(jnp.asarray(x), jnp.asarray(sigma), jnp.asarray(label))
+    return called(denoiser, jnp.asarray(x), jnp.asarray(sigma), jnp.asarray(label))
 
 
 def write_folder(folder, config, tensors, **kwargs):

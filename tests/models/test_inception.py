@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxsearch.models.inception import Inception, InceptionConfig, build, from_pytorch_fid
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -139,7 +139,7 @@ def case(tmp_path_factory):
 
 
 def loaded(path, dtype=jnp.float32):
-    abstract = nnx.eval_shape(build(NARROW, dtype), nnx.Rngs(0))
+    abstract = abstract_module(build(NARROW, dtype))
     return load_state_dict(abstract, from_pytorch_fid(read_state_dict(path)), source=path)
 
 
@@ -155,7 +155,7 @@ def test_it_computes_what_the_layers_say(case):
 
     def outputs(params, x):
         methods = ("features", "__call__", "without_bias")
-        return [functional(build(NARROW), method)(params, x) for method in methods]
+        return [jax.jit(functional(build(NARROW), method))(params, x) for method in methods]
 
     found = jax.jit(outputs)(params, jnp.asarray(x))
     assert error(found[0], features) < 2e-5
@@ -166,13 +166,15 @@ def test_it_computes_what_the_layers_say(case):
 
 def test_half_precision_stays_near(case):
     path, x, _, logits = case
-    found = functional(build(NARROW, jnp.bfloat16))(loaded(path, jnp.bfloat16), jnp.asarray(x))
+    found = jax.jit(functional(build(NARROW, jnp.bfloat16)))(
+        loaded(path, jnp.bfloat16), jnp.asarray(x)
+    )
     assert found.dtype == jnp.float32
     assert 1e-4 < error(found, logits) < 0.3
 
 
 def test_the_published_size():
-    abstract = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
+    abstract = abstract_module(lambda rngs: Inception(InceptionConfig(), rngs=rngs))
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(abstract)))
     number = sum(leaf.size for path, leaf in leaves if "running_" not in str(path))
     assert number == 23_850_960

@@ -7,9 +7,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxsearch.models import resnet
+from jaxsearch.models.loading import abstract_module
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import wanted_shapes as shapes
 from tests.models import classifiers
@@ -59,7 +59,7 @@ def test_the_published_size(name, number):
 def test_the_shape_is_read_from_the_tensors(name):
     """Of networks with one block a stage; groups and widths among them."""
     config = dataclasses.replace(resnet.PUBLISHED[name], depths=(1, 1, 1, 1))
-    abstract = nnx.eval_shape(lambda: resnet.build(config)(nnx.Rngs(0)))
+    abstract = abstract_module(resnet.build(config))
     tensors = {key: np.broadcast_to(0.0, shape) for key, shape in shapes(abstract).items()}
     assert resnet.config_of(tensors, "test") == config
 

@@ -11,6 +11,7 @@ from jaxsearch.core.process import flow, karras, shifted, trigonometric
 from jaxsearch.models.dit_folder import load_dit_folder
 from jaxsearch.models.sit import interpolant_denoiser, sit_denoiser
 from jaxsearch.solvers import first_order
+from tests.jitted import called
 from tests.models.published import relative, to_torch, written
 
 PREDICTIONS = ("velocity", "score", "noise")
@@ -163,7 +164,9 @@ def test_denoiser(network, path, prediction, scale, record_property):
     known = np.stack([x.astype(np.float64), output], axis=-1)[..., None]
     solved = np.linalg.solve(pairs[:, None, None, None], known)[..., 0]
     denoiser = sit_denoiser(config, params, prediction=prediction, path=path, guidance=scale)
-    found = denoiser(jnp.asarray(x), jnp.asarray(t, jnp.float32), jnp.asarray(labels, jnp.int32))
+    found = called(
+        denoiser, jnp.asarray(x), jnp.asarray(t, jnp.float32), jnp.asarray(labels, jnp.int32)
+    )
     record_property("relative", [relative(f, solved[..., i]) for i, f in enumerate(found)])
     assert relative(found.x0, solved[..., 0]) < 2e-5
     assert relative(found.eps, solved[..., 1]) < 2e-5

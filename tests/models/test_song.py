@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsearch.models.loading import functional, parameters
+from jaxsearch.models.loading import abstract_module, functional, parameters
 from jaxsearch.models.song import Block, Song, SongConfig, build, from_edm
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -210,9 +210,9 @@ class Reference:
 
 def applied(config, tensors, x, label, dtype=jnp.float32):
     make = build(config, dtype)
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    abstract = abstract_module(make)
     params = load_state_dict(abstract, tensors, source="test")
-    return functional(make)(params, jnp.asarray(x), jnp.asarray(T), jnp.asarray(label))
+    return jax.jit(functional(make))(params, jnp.asarray(x), jnp.asarray(T), jnp.asarray(label))
 
 
 @pytest.fixture(scope="module", params=[DDPMPP, NCSNPP], ids=["ddpm++", "ncsn++"])
@@ -238,7 +238,7 @@ def test_it_computes_what_the_equations_say(case):
 
 def test_a_gradient_may_compute_every_block_again():
     """Kills: a block that is left out; the setting forgotten (`models/layers.py` runs them)."""
-    abstract = nnx.eval_shape(lambda: build(NCSNPP)(nnx.Rngs(0)))
+    abstract = abstract_module(build(NCSNPP))
     blocks = sum(isinstance(layer, Block) for _, layer in nnx.iter_modules(abstract))
     shape = (2, NCSNPP.image_size, NCSNPP.image_size, NCSNPP.in_channels)
     inputs = jnp.ones(shape), jnp.ones(2), jnp.zeros(2, jnp.int32)
@@ -270,7 +270,7 @@ def test_half_precision_stays_near(case):
     ids=["ddpm++", "ncsn++"],
 )  # fmt: skip
 def test_the_size_of_the_networks_of_cifar10(config, number):
-    abstract = nnx.eval_shape(lambda: Song(config, rngs=nnx.Rngs(0)))
+    abstract = abstract_module(lambda rngs: Song(config, rngs=rngs))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Param))) == number
 
 

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxsearch.core.process import edm, variance_preserving
 from jaxsearch.models.epsilon import epsilon_denoiser, v_denoiser
-from jaxsearch.models.loading import parameters
+from jaxsearch.models.loading import abstract_module, parameters
 from jaxsearch.models.unet2d_condition import (
     UNet2DCondition,
     UNetConfig,
@@ -160,7 +159,7 @@ def test_the_same_network_is_the_same_function(usual):
 )
 def test_published_sizes(changes, number):
     config = UNetConfig(**changes)
-    whole = parameters(nnx.eval_shape(lambda: UNet2DCondition(config, rngs=nnx.Rngs(0))))
+    whole = parameters(abstract_module(lambda rngs: UNet2DCondition(config, rngs=rngs)))
     assert sum(leaf.size for leaf in jax.tree.leaves(whole)) == number
 
 

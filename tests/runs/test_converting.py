@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxsearch import cli
 from jaxsearch.models.adm import AdmConfig, build
@@ -31,10 +30,10 @@ LABELS = "tabby, tabby cat\ngoldfinch\nteapot\n"
 
 def state_dict(config):
     """Random tensors of a config's network, as PyTorch keeps them."""
-    from jaxsearch.models.loading import parameters
+    from jaxsearch.models.loading import abstract_module, parameters
 
     make = build if config.kind == "adm" else build_song
-    abstract = nnx.eval_shape(lambda: make(config.network)(nnx.Rngs(0)))
+    abstract = abstract_module(make(config.network))
     rng, found = np.random.default_rng(0), {}
 
     def walk(tree, prefix):

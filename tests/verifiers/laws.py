@@ -9,6 +9,7 @@ import pytest
 
 from jaxsearch.core.gradients import differentiable
 from jaxsearch.core.types import Verifier
+from tests.jitted import called
 
 
 def assorted(height: int, width: int, channels: int = 3) -> jax.Array:
@@ -59,8 +60,8 @@ def check_gradient(of_levels: Verifier, of_floats: Verifier, size=(20, 20)) -> N
     gradient = jax.jit(jax.grad(total))(images, of_floats)
     assert np.isfinite(gradient).all()
     assert (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all()
-    scores = of_floats(images, context)
+    scores = called(of_floats, images, context)
     length = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3), keepdims=True))
-    better = of_floats(images + 1e-2 * gradient / length, context)
+    better = called(of_floats, images + 1e-2 * gradient / length, context)
     assert (better > scores).all()
-    np.testing.assert_allclose(scores, of_levels(images, context), atol=0.02)
+    np.testing.assert_allclose(scores, called(of_levels, images, context), atol=0.02)

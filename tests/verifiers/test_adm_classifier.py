@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxsearch.models.adm import AdmConfig
 from jaxsearch.models.adm_classifier import PUBLISHED, build, from_guided_diffusion
-from jaxsearch.models.loading import functional
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.adm_classifier import adm_classifier
+from tests.jitted import called
 from tests.models.test_adm_classifier import Reference
 from tests.verifiers.laws import assorted, check_gradient, check_laws
 
@@ -44,11 +44,11 @@ def test_the_score_is_the_probability_of_the_label(weights, input_range, scale, 
     levels = jnp.round(255 * assorted(16, 16)) / 255
     verifier = adm_classifier(weights=weights, input_range=input_range, time=12.0)
     label = jnp.array([0, 4, 1, 2, 3, 3])
-    found = verifier(levels, {"label": label})
+    found = called(verifier, levels, {"label": label})
     tensors = from_guided_diffusion(Reference(SMALL).weights, SMALL)
-    abstract = nnx.eval_shape(lambda: build(SMALL)(nnx.Rngs(0)))
+    abstract = abstract_module(build(SMALL))
     params = load_state_dict(abstract, tensors, source="test")
-    logits = functional(build(SMALL))(params, scale * levels + shift, jnp.full(6, 12.0))
+    logits = jax.jit(functional(build(SMALL)))(params, scale * levels + shift, jnp.full(6, 12.0))
     wanted = jax.nn.softmax(logits)[jnp.arange(6), label]
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 

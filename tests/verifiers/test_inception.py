@@ -12,6 +12,7 @@ import pytest
 import jaxsearch.verifiers.inception as module
 from jaxsearch.verifiers.inception import inception, outputs, prepared
 from jaxsearch.verifiers.resize import interpolate
+from tests.jitted import called
 from tests.models.test_inception import NARROW, Reference
 from tests.verifiers.laws import assorted, check_gradient, check_laws
 
@@ -81,9 +82,8 @@ def test_the_score_is_the_probability_of_the_labels_output(files, bias):
     """Kills: outputs in their own order; a probability among those of labels only; the bias."""
     reference, settings = files
     images, label = jnp.round(255 * assorted(40, 33)) / 255, np.array([0, 1, 2, 0, 1, 2])
-    found = inception(**settings, resize="pytorch", bias=bias)(
-        images, {"label": jnp.asarray(label)}
-    )
+    verifier = inception(**settings, resize="pytorch", bias=bias)
+    found = called(verifier, images, {"label": jnp.asarray(label)})
     _, logits = reference(np.array(prepared(images, "pytorch", "float")))
     logits = logits if bias else logits - reference.weights["fc.bias"].numpy()
     probability = np.asarray(jax.nn.softmax(logits))

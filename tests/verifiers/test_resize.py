@@ -26,6 +26,7 @@ from jaxsearch.verifiers.resize import (
 )
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+resized = jax.jit(resize, static_argnums=(1, 2, 3))
 both_filters = pytest.mark.parametrize("kind", FILTERS)
 # (height, width) before and after: up, down, both, one side only, single pixels, long and thin.
 SIZES = (
@@ -68,13 +69,13 @@ def test_equals_pillow(before, after, kind):
     """Kills: the passes in one order always; weights rounded down, or of another sum; sums too."""
     images = noise(*before)
     expected = [by_pillow(image, *after, kind) for image in images]
-    np.testing.assert_array_equal(resize(jnp.asarray(images), *after, kind), expected)
+    np.testing.assert_array_equal(resized(jnp.asarray(images), *after, kind), expected)
 
 
 @both_filters
 @pytest.mark.parametrize("after", [(224, 224), (224, 335), (512, 512), (90, 640), (600, 800)])
 def test_equals_pillow_on_photographs(photographs, after, kind):
-    found = resize(jnp.asarray(photographs), *after, kind)
+    found = resized(jnp.asarray(photographs), *after, kind)
     expected = [by_pillow(image, *after, kind) for image in photographs]
     np.testing.assert_array_equal(found, expected)
 
@@ -160,7 +161,7 @@ def test_the_float_path_is_near_the_levels(photographs):
 @pytest.mark.parametrize(("before", "after"), SIZES[2:5])
 def test_the_float_path_keeps_what_overshoots_in_bounds(before, after, kind):
     images = noise(*before)
-    levels = resize(jnp.asarray(images), *after, kind).astype(jnp.float32)
+    levels = resized(jnp.asarray(images), *after, kind).astype(jnp.float32)
     floats = 255 * resize_float(jnp.asarray(images, jnp.float32) / 255, *after, kind)
     assert np.abs(np.asarray(levels - floats)).max() < 1.1
 

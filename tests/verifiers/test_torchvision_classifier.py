@@ -12,6 +12,7 @@ import pytest
 from jaxsearch.models import vit
 from jaxsearch.verifiers.resize import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from jaxsearch.verifiers.torchvision_classifier import torchvision_classifier
+from tests.jitted import called
 from tests.models import classifiers
 from tests.verifiers.laws import assorted, check_gradient, check_laws
 from tests.verifiers.test_resize import published
@@ -47,7 +48,7 @@ def test_the_score_is_the_references_probability_of_the_label(network):
     label = np.array([0, 4, 1, 2, 3, 3])
     x = np.stack([published(image, PREPROCESSING) for image in levels]).astype(np.float32)
     probability = np.asarray(jax.nn.softmax(classifiers.logits_of(model, x)))
-    found = verifier(jnp.asarray(levels, jnp.float32) / 255, {"label": jnp.asarray(label)})
+    found = called(verifier, jnp.asarray(levels, jnp.float32) / 255, {"label": jnp.asarray(label)})
     np.testing.assert_allclose(found, probability[np.arange(6), label], rtol=2e-4)
 
 

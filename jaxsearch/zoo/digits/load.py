@@ -18,7 +18,7 @@ from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array, Decoder, Denoiser, PyTree, Verifier
 from jaxsearch.models.edm import edm_denoiser
 from jaxsearch.models.guidance import classifier_free_guidance
-from jaxsearch.models.loading import functional, load_safetensors
+from jaxsearch.models.loading import abstract_module, functional, load_safetensors
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.zoo.digits.network import (
     NO_LABEL,
@@ -49,7 +49,7 @@ def network(name: str, method: str = "__call__") -> Callable[..., Array]:
 
 def abstract(name: str) -> nnx.Module:
     """A network without weights: what a file of weights has to fit."""
-    return nnx.eval_shape(lambda: build(name, nnx.Rngs(0)))
+    return abstract_module(functools.partial(build, name))
 
 
 @functools.cache
