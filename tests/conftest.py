@@ -53,16 +53,17 @@ as_users_compile = pytest.mark.skipif(
 
 
 # Traces are many small objects, among which the collector would look for garbage again and again.
-gc.disable()
+gc.freeze()
+gc.set_threshold(100_000, 50, 20)
 
 
 @pytest.fixture(autouse=True)
-def _garbage_and_programs_are_let_go() -> Iterator[None]:
+def _programs_are_let_go() -> Iterator[None]:
     """Programs of hundreds of tests need more memory maps than a process may have (65530)."""
     yield
-    if next(_TESTS) % 20 == 19:  # both are slow
-        if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 40_000:
-            jax.clear_caches()
+    # To read them is slow, so not after every test.
+    if next(_TESTS) % 20 == 19 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 40_000:
+        jax.clear_caches()
         gc.collect()
 
 

@@ -54,29 +54,9 @@ first_pairs = pytest.mark.parametrize(
 )
 
 
-def _judge(params, images, context):
-    score = jnp.where(
-        params["aims"] > 0.5, toys.near_target(images, context), toys.bright(images, {})
-    )
-    return jnp.where(images[:, 0, 0, 0] <= params["fraction"], params["value"], score)
-
-
-def judge(*, aims: bool = False, fraction: float = -1.0, value: float = 0.0) -> Verifier:
-    """What all laws are judged by: its kinds are weights, so that one program serves them all.
-
-    Args:
-        aims: whether `near_target` is its score, and not `bright`.
-        fraction: of all images, about, that get `value` instead; none below 0, all from 1.
-        value: a bad one.
-    """
-    params = {"aims": jnp.float32(aims)}
-    params |= {"fraction": jnp.float32(fraction), "value": jnp.float32(value)}
-    return Verifier(name="judge", apply=_judge, params=params)
-
-
 def problem(solver: str) -> Problem:
     """A problem whose network costs two passes, as under guidance."""
-    found = toys.problem(cases.solvers()[solver], verifiers=(judge(),))
+    found = toys.problem(cases.solvers()[solver], verifiers=(toys.judge(),))
     return dataclasses.replace(found, denoiser=dataclasses.replace(found.denoiser, passes=2))
 
 
@@ -311,7 +291,7 @@ def test_hostile_verifiers_neither_crash_nor_win(searcher):
     one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(4)
     base, _ = observed("heun_edm")
     for value, fraction in itertools.product((np.nan, np.inf, -np.inf, 1e38, 0.5), (0.5, 1.0)):
-        verifier = judge(value=value, fraction=fraction)
+        verifier = toys.judge(value=value, fraction=fraction)
         problem_ = judged(base, verifier)
         result = search(key(), one, problem_, prompts)
         assert np.all(np.isfinite(np.asarray(result.particle.x)))
@@ -339,7 +319,7 @@ def test_search_beats_plain_sampling(searcher):
     `near_target` depends on the prompt, so a search guided by a neighbour's context fails here.
     """
     one, prompts = cases.SEARCHERS[searcher].searcher, toys.prompts(4)
-    problem_ = judged(observed("heun_edm")[0], judge(aims=True))
+    problem_ = judged(observed("heun_edm")[0], toys.judge(aims=True))
     gains = []
     for seed in range(24):
         result = search(jax.random.key(seed), one, problem_, prompts)

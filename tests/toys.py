@@ -200,6 +200,24 @@ near_target = Verifier(name="near_target", apply=_closeness, needs=("target",))
 """Minus the distance of the mean pixel from `context["target"]`: reads the prompt's context."""
 
 
+def _judge(params, images, context):
+    score = jnp.where(params["aims"] > 0.5, near_target(images, context), bright(images, {}))
+    return jnp.where(images[:, 0, 0, 0] <= params["fraction"], params["value"], score)
+
+
+def judge(*, aims: bool = False, fraction: float = -1.0, value: float = 0.0) -> Verifier:
+    """What all laws are judged by: its kinds are weights, so that one program serves them all.
+
+    Args:
+        aims: whether `near_target` is its score, and not `bright`.
+        fraction: of all images, about, that get `value` instead; none below 0, all from 1.
+        value: a bad one.
+    """
+    params = {"aims": jnp.float32(aims)}
+    params |= {"fraction": jnp.float32(fraction), "value": jnp.float32(value)}
+    return Verifier(name="judge", apply=_judge, params=params)
+
+
 # ------------------------------------------------------------------------------------------ problem
 
 

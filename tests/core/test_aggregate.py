@@ -20,7 +20,6 @@ from jaxsearch.core.types import Evaluation, Objective, Verifier
 from jaxsearch.searchers import best_of_n, markov_chain, mcts, smc, zero_order
 from jaxsearch.searchers.early_stop import early_stop
 from tests import cases, toys
-from tests.test_laws import hostile
 
 SCORES = np.asarray([[0.1, 9.0], [0.3, -1.0], [0.2, 9.0], [0.3, 4.0]], np.float32)
 
@@ -136,7 +135,7 @@ def test_one_failed_guide_fails_the_candidate():
         found = np.asarray(combined(problem(aggregate), scores))[0]
         assert np.isneginf(found[0])
         assert found[2] > found[1]
-    failing = problem(mean_rank(), toys.bright, hostile(np.nan, 0.5))
+    failing = problem(mean_rank(), toys.bright, toys.judge(value=np.nan, fraction=0.5))
     result = search(jax.random.key(1), best_of_n(candidates=8), failing, toys.prompts(4))
     assert np.all(np.isfinite(np.asarray(result.scores)))
 

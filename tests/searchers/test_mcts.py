@@ -365,9 +365,7 @@ def test_means_are_those_of_finished_samples_below():
 
 def test_failed_verifiers_leave_numbers_in_the_tree():
     """Kills: a reward of -inf or NaN that is added to every node above."""
-    from tests.test_laws import hostile
-
-    problem_ = problem("heun_edm", verifiers=(hostile(np.nan, 0.5),))
+    problem_ = problem("heun_edm", verifiers=(toys.judge(value=np.nan, fraction=0.5),))
     *_, last = search_in_chunks(
         jax.random.key(1), mcts(simulations=4), problem_, toys.prompts(4), rounds_per_chunk=99
     )
