@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -18,10 +19,13 @@ import pytest
 import yaml
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
+from rich.console import Console
 
 from jaxsearch import cli
 from jaxsearch.runs import progress
+from jaxsearch.runs.components import catalogue
 from jaxsearch.runs.images import read_png, write_png
+from jaxsearch.runs.report import print_catalogue
 
 COMMAND = Path(sys.executable).parent / "jaxsearch"
 SMALL = [
@@ -275,7 +279,7 @@ def test_plan_says_what_the_run_cost(run: Path, capsys: pytest.CaptureFixture[st
 def test_list_has_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert list(dict.fromkeys(kind for kind, _, _ in lines if kind != "schedule")) == [
+    assert list(dict.fromkeys(kind for kind, *_ in lines if kind != "schedule")) == [
         "searcher",
         "verifier",
         "model",
@@ -284,11 +288,27 @@ def test_list_has_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
         "aggregate",
     ]
     assert {"best_of_n", "zero_order", "epsilon_greedy"} <= {
-        n for k, n, _ in lines if k == "searcher"
+        n for k, n, *_ in lines if k == "searcher"
     }
-    assert all(text for _, _, text in lines)
+    assert all(text for _, _, text, *_ in lines)
     assert cli.main(["list", "solvers"]) == 0
     assert {line.split("\t")[1] for line in capsys.readouterr().out.splitlines()} >= {"heun"}
+
+
+def test_list_says_what_verifiers_are_chosen_by(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "verifiers"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    found = {name: facts for _, name, _, *facts in lines}
+    assert found["brightness"] == ["0 to 1", "yes", "pixels", "", ""]
+    assert found["compressibility"][1] == "no"
+    clip = ["-1 to 2.5", "path=float", "pixels, prompt", "openai/clip-vit-large-patch14", "MIT"]
+    assert [one.split(" and ")[0] for one in found["clip_score"]] == clip
+    assert {"judge", "inception", "self_supervised", "zero_shot"} <= set(found)
+    out = io.StringIO()
+    print_catalogue(Console(file=out, force_terminal=True, width=200), catalogue(["verifiers"]))
+    assert (
+        "score 0 to 1; gradient path=float; needs pixels, label; weights 64x64_cl" in out.getvalue()
+    )
 
 
 def test_help_shows_the_chosen_parts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -310,8 +310,8 @@ def affine(solver: Solver) -> Affine:
     def estimate(x: float) -> np.ndarray:
         ends = jnp.arange(1, num_steps + 1)
         child = Particle(jnp.full((num_steps, *LINEAR_SHAPE), x), (), ends, ())
-        latents, _ = lookahead().estimate(denoise, solver, child)
-        return np.asarray(latents[:, 0, 0, 0])
+        stands, _ = lookahead().estimate(denoise, solver, child)
+        return np.asarray(stands.x0[:, 0, 0, 0])
 
     base = at(0.0, 0.0)
     prior = solver.schedule.process.prior_scale(solver.schedule.times[0])

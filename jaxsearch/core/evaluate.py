@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch.core.aggregate import compared
 from jaxsearch.core.checks import check_count
+from jaxsearch.core.early import num_decodes, with_estimate
 from jaxsearch.core.gradients import Gradient, Outcome, differentiable, differentiate
 from jaxsearch.core.noise import realise, select, without_lineage
 from jaxsearch.core.space import initial_scale
@@ -209,17 +210,20 @@ def expand(
     def move(part: Proposal, prompt: Array) -> Outcome:
         cond, context = jax.tree.map(lambda leaf: leaf[prompt], (prompts.cond, prompts.context))
 
+        def seen(particle: Particle) -> dict[str, Array]:
+            return with_estimate(context, particle.memory, problem.objective.decoder)
+
         def ahead(part: Proposal) -> tuple[Particle, PyTree, Array]:
             child, passes = advance(problem, part, cond, reversible=gradient is not None)
             if gradient is not None and part.noise.coefs.shape[1] == problem.solver.num_steps:
                 # Finished, so nothing has to stand for it: a rollout's loop has no way back.
-                return child, finish(child.x0, context), passes
-            latents, calls = problem.value.estimate(
+                return child, finish(child.x0, seen(child)), passes
+            stands, calls = problem.value.estimate(
                 lambda x, t: problem.denoiser(x, t, cond), problem.solver, child
             )
             if part.steps is not None:
                 calls = jnp.where(part.steps > 0, calls, 0)
-            return child, finish(latents, context), passes + problem.denoiser.passes * calls
+            return child, finish(stands.x0, seen(stands)), passes + problem.denoiser.passes * calls
 
         if gradient is None:
             return Outcome(*ahead(part), None)
@@ -302,16 +306,16 @@ def evaluate(
         inner = tuple(range(2, slope.ndim))
         sound = jnp.isfinite(evaluation.score) & jnp.all(jnp.isfinite(slope), axis=inner)
         evaluation = evaluation._replace(gradient=select(sound, slope, jnp.zeros_like(slope)))
-    return evaluation, judged(cost, proposal, scores.shape[2])
+    return evaluation, judged(cost, proposal, scores.shape[2], num_decodes(objective.verifiers))
 
 
-def judged(cost: Cost, proposal: Proposal, num_verifiers: int) -> Cost:
+def judged(cost: Cost, proposal: Proposal, num_verifiers: int, num_decodes: int = 1) -> Cost:
     """The cost with the decodes and verifier calls of a proposal [P, K]."""
     num_prompts, num_candidates = proposal.parent.step.shape
-    decodes = jnp.full((num_prompts,), num_candidates, jnp.int32)
+    asked = jnp.full((num_prompts,), num_candidates, jnp.int32)
     if proposal.steps is not None:
-        decodes = jnp.sum(proposal.steps > 0, axis=1, dtype=jnp.int32)
-    return cost._replace(decodes=decodes, verifier_calls=decodes * num_verifiers)
+        asked = jnp.sum(proposal.steps > 0, axis=1, dtype=jnp.int32)
+    return cost._replace(decodes=asked * num_decodes, verifier_calls=asked * num_verifiers)
 
 
 def aggregate(problem: Problem, proposal: Proposal, child: Particle, scores: Array) -> Evaluation:

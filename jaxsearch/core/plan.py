@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxsearch.core.search import search, start
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import (
+    ESTIMATE,
     Array,
     Cost,
     Decoder,
@@ -88,6 +89,11 @@ def _no_verifier(params: PyTree, images: Array, context: dict[str, Array]) -> Ar
     return 0.0 * images[:, 0, 0, 0]
 
 
+def _only_estimate(verifier: Verifier) -> tuple[str, ...]:
+    """What it needs that costs something."""
+    return tuple(need for need in verifier.needs if need == ESTIMATE)
+
+
 def _key_shape() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))  # nothing is drawn
 
@@ -109,7 +115,7 @@ def count_cost(searcher: Searcher, problem: Problem) -> Cost:
         objective=Objective(
             decoder=Decoder(apply=_no_decoder),
             verifiers=tuple(
-                Verifier(name=verifier.name, apply=_no_verifier)
+                Verifier(name=verifier.name, apply=_no_verifier, needs=_only_estimate(verifier))
                 for verifier in problem.objective.verifiers
             ),
             aggregate=problem.objective.aggregate,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.aggregate import compared
+from jaxsearch.core.early import renewed
 from jaxsearch.core.noise import realise
 from jaxsearch.core.types import (
     Array,
@@ -119,7 +120,7 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
             particle.x0,
             step,
             particle.noise._replace(coefs=coefs),
-            memory(step.shape),
+            renewed(memory(step.shape), particle.memory),
             legs,
         )
 

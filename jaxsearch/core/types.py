@@ -167,6 +167,10 @@ class Decoder:
         return self.apply(self.params, latents)
 
 
+ESTIMATE = "estimate"
+"""The entry of a verifier's context that its sampler gives: see `core/early.py`."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verifier:
@@ -193,9 +197,12 @@ class Verifier:
         """
         missing = [name for name in self.needs if name not in context]
         if missing:
+            remedy = f"pass Prompts(context={{{missing[0]!r}: ...}})"
+            if missing[0] == ESTIMATE:
+                remedy = "take the solver keep_estimate(solver, level=...)"
             raise ValueError(
                 f"verifier {self.name!r} needs {missing[0]!r} in the prompts' context, which has "
-                f"{sorted(context) or 'nothing'}: pass Prompts(context={{{missing[0]!r}: ...}})"
+                f"{sorted(context) or 'nothing'}: {remedy}"
             )
         return self.apply(self.params, images, context).astype(jnp.float32)
 
@@ -241,14 +248,14 @@ class Value(NamedTuple):
 
     Attributes:
         name: for messages and records.
-        estimate: `(denoise, solver, particle [n]) -> (latents [n,*E], calls [n] int32)`: the
-            latents to decode and the denoiser calls spent on them. Those of a finished sample are
+        estimate: `(denoise, solver, particle [n]) -> (particle [n], calls [n] int32)`: the one
+            whose `x0` is decoded and the denoiser calls spent on it. A finished sample stands for
             itself, at no call.
         most_calls: `solver -> calls` that an estimate can spend at most.
     """
 
     name: str
-    estimate: Callable[..., tuple[Array, Array]]
+    estimate: Callable[..., tuple[Particle, Array]]
     most_calls: Callable[[Solver], int] = lambda solver: 0
 
 

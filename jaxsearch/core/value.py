@@ -20,9 +20,9 @@ def solver_estimate() -> Value:
     `first_order` the estimate is older than the noise that the step injects.
     """
 
-    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Array, Array]:
+    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Particle, Array]:
         del denoise, solver
-        return particle.x0, jnp.zeros_like(particle.step)
+        return particle, jnp.zeros_like(particle.step)
 
     return Value("solver_estimate", estimate)
 
@@ -34,7 +34,7 @@ def lookahead() -> Value:
     The score as Ramesh & Mardani 2025 define it (appendix B).
     """
 
-    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Array, Array]:
+    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Particle, Array]:
         times = jnp.asarray(solver.schedule.times, jnp.float32)
         unfinished = particle.step < solver.num_steps
         # A finished row beside unfinished ones goes along at the last time before the clean end.
@@ -44,7 +44,7 @@ def lookahead() -> Value:
             lambda: select(unfinished, denoise(particle.x, times[step]).x0, particle.x),
             lambda: particle.x,
         )
-        return latents, unfinished.astype(jnp.int32)
+        return particle._replace(x0=latents), unfinished.astype(jnp.int32)
 
     return Value("lookahead", estimate, lambda solver: 1)
 
@@ -63,7 +63,7 @@ def rollout(*, steps: int | None = None) -> Value:
     if steps is not None:
         check_count("steps", steps)
 
-    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Array, Array]:
+    def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Particle, Array]:
         quiet, end = solver.quiet or solver, solver.num_steps
         calls = jnp.asarray(quiet.calls, jnp.int32)
         silence = jnp.zeros_like(particle.x)
@@ -81,7 +81,7 @@ def rollout(*, steps: int | None = None) -> Value:
         turns = left if steps is None else jnp.minimum(left, steps)
         start = (particle, jnp.zeros_like(particle.step))
         played, spent = jax.lax.fori_loop(0, turns, body, start)
-        return played.x0, spent
+        return played, spent
 
     def most_calls(solver: Solver) -> int:
         calls = (solver.quiet or solver).calls

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.budget import largest
+from jaxsearch.core.early import keep_estimate
 from jaxsearch.core.plan import memory, most_network_passes
 from jaxsearch.core.replay import remake
 from jaxsearch.core.search import search
 from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import (
+    ESTIMATE,
     Aggregate,
     Array,
     Legs,
@@ -33,7 +35,7 @@ from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
 from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.zoo import Model, entry
-from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Prompted, files_of
+from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Early, Prompted, files_of
 
 
 def with_budget(config: Config, free: str) -> Config:
@@ -110,12 +112,19 @@ def build(config: Config) -> Built:
     with explained("prompts"):
         prompts = model.prompts(config.prompts)
     verifiers: dict[str, Verifier] = {}
+    levels: dict[str, float] = {}
     for column, one in built.items():
         if isinstance(one, Prompted):
             with explained(column):
                 context = {**prompts.context, **one.context(config.prompts)}
             prompts, one = prompts._replace(context=context), one.verifier
+        if isinstance(one, Early):
+            levels[column], one = one.level, one.verifier
         verifiers[column] = one
+    if len(set(levels.values())) > 1:
+        raise UserError(f"estimates are kept at one noise level, but {levels} want several")
+    for level in set(levels.values()):
+        solver = keep_estimate(solver, level=level)
     _check_context(verifiers, prompts, name)
     guides = tuple(verifiers[part.name] for part in config.guide)
     aggregate: Aggregate = part_of("aggregate", config.aggregate)
@@ -181,7 +190,7 @@ def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
 
 def _check_context(verifiers: dict[str, Verifier], prompts: Prompts, model: str) -> None:
     for name, verifier in verifiers.items():
-        missing = [entry for entry in verifier.needs if entry not in prompts.context]
+        missing = [need for need in verifier.needs if need not in (*prompts.context, ESTIMATE)]
         if missing:
             raise UserError(
                 f"{name} needs the {missing[0]} of a prompt, which prompts of {model} do not have: "

@@ -8,6 +8,7 @@ needs nothing here.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from jaxsearch.runs.errors import explained, unknown
 from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
+from jaxsearch.verifiers.facts import facts_of
 from jaxsearch.zoo import MODELS, ModelEntry, entry
 from jaxsearch.zoo.verifiers import PUBLISHED
 
@@ -124,17 +126,37 @@ def build(kind: str, name: str, settings: Mapping[str, Any], model: str, *args: 
         return factory_of(kind, name, model)(*args, **settings)
 
 
-def catalogue(kinds: Sequence[str]) -> dict[str, dict[str, str]]:
+class Line(NamedTuple):
+    """What `jaxsearch list` says of one part."""
+
+    text: str
+    facts: tuple[str, ...] = ()  # of a verifier, as those of `FACTS`
+
+
+FACTS = ("score", "gradient", "needs", "weights", "licence")
+"""What is said of a verifier beside its line."""
+
+
+def catalogue(kinds: Sequence[str]) -> dict[str, dict[str, Line]]:
     """One line on everything there is, by kind ("searchers", "verifiers", "models", "solvers")."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, Line]] = {}
     for kind in kinds:
         if kind == "verifiers":
-            lines = {name: summary_of(make) for name, make in {**VERIFIERS, **PUBLISHED}.items()}
+            shared = {**VERIFIERS, **PUBLISHED}.items()
+            lines = {name: Line(summary_of(make), _facts(make)) for name, make in shared}
             for model in MODELS:
-                for name, factory in model_entry(model).verifiers.items():
-                    lines[name] = f"{summary_of(factory)} (of the model {model})"
+                for name, make in model_entry(model).verifiers.items():
+                    lines[name] = Line(f"{summary_of(make)} (of the model {model})", _facts(make))
         else:
             singular = kind.removesuffix("s")
-            lines = {name: summary_of(make) for name, make in registry(singular, "").items()}
+            lines = {name: Line(summary_of(make)) for name, make in registry(singular, "").items()}
         found[kind] = dict(sorted(lines.items()))
     return found
+
+
+def _facts(factory: Factory) -> tuple[str, ...]:
+    found = facts_of(factory)
+    low, high = found.range
+    score = "any" if math.isinf(high) else f"{low:g} to {high:g}"
+    needs = ("pixels", *found.needs)
+    return (score, found.gradient, ", ".join(needs), found.weights, found.licence)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxsearch.core.plan import Plan
+from jaxsearch.runs.components import FACTS, Line
 from jaxsearch.runs.errors import bytes_text
 
 
@@ -118,17 +119,27 @@ def _si(value: float) -> str:
     return f"{value:.3g}"
 
 
-def print_catalogue(console: Console, catalogue: Mapping[str, Mapping[str, str]]) -> None:
-    """What there is, one line each: a table on a terminal, tab-separated lines elsewhere."""
+def print_catalogue(console: Console, catalogue: Mapping[str, Mapping[str, Line]]) -> None:
+    """What there is, one line each: a table on a terminal, tab-separated lines elsewhere.
+
+    The facts of a verifier are further columns, and on a terminal a line below its own.
+    """
     for kind, lines in catalogue.items():
         if not console.is_terminal:
-            for name, text in lines.items():
-                console.file.write(f"{kind.removesuffix('s')}\t{name}\t{text}\n")
+            for name, line in lines.items():
+                console.file.write(
+                    "\t".join((kind.removesuffix("s"), name, line.text, *line.facts)) + "\n"
+                )
             continue
         table = Table(box=None, pad_edge=False, show_header=False, title=kind, title_justify="left")
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
-        for name, text in lines.items():
-            table.add_row(name, Text(text))
+        for name, line in lines.items():
+            facts = [
+                f"{key} {value}" for key, value in zip(FACTS, line.facts, strict=False) if value
+            ]
+            table.add_row(name, Text(line.text))
+            if facts:
+                table.add_row("", Text("; ".join(facts), style="dim"))
         console.print(table)
         console.print()

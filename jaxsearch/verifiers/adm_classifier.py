@@ -16,6 +16,7 @@ from jaxsearch.models.layers import compute_type
 from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.resize import PATHS, Path, Preprocessing, preprocess
 from jaxsearch.verifiers.weights import read_weights
 
@@ -24,6 +25,15 @@ _MOVED = {"trained": (0.5, 0.5), "reference": (0.0, 1.0)}
 """What is subtracted from images in [0, 1], and what they are then divided by."""
 
 
+@facts(
+    Facts(
+        (0, 1),
+        "path=float",
+        ("label",),
+        "64x64_classifier.pt (openai/guided-diffusion)",
+        "MIT",
+    )
+)
 def adm_classifier(
     *,
     weights: str = "",

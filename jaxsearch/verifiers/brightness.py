@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxsearch.core.types import Array, PyTree, Verifier
+from jaxsearch.verifiers.facts import Facts, facts
 
 # ITU-R BT.709, item 3.2: E'_Y = 0.2126 E'_R + 0.7152 E'_G + 0.0722 E'_B.
 _LUMA = (0.2126, 0.7152, 0.0722)
@@ -25,6 +26,7 @@ def _luma(params: PyTree, images: Array, context: dict[str, Array]) -> Array:
 _BRIGHTNESS = Verifier(name="brightness", apply=_luma)
 
 
+@facts(Facts((0, 1), "yes"))
 def brightness() -> Verifier:
     """Rewards bright images: mean Rec. 709 luma, 0 (black) to 1 (white); of grey images the mean.
 

@@ -17,6 +17,7 @@ from jaxsearch.models.layers import compute_type
 from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.jpeg import to_uint8
 from jaxsearch.verifiers.resize import PATHS, Path, interpolate
 from jaxsearch.verifiers.weights import read_weights
@@ -28,6 +29,15 @@ _RESIZES = ("tensorflow", "pytorch")
 _ENTRY = re.compile(r'target_class:\s*(\d+)\s+target_class_string:\s*"(n\d{8})"')
 
 
+@facts(
+    Facts(
+        (0, 1),
+        "path=float",
+        ("label",),
+        "pt_inception-2015-12-05-6726825d.pth (mseitzer/pytorch-fid)",
+        "Apache-2.0",
+    )
+)
 def inception(
     *,
     weights: str = "",

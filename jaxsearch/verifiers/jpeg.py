@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.types import Array, PyTree, Verifier
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.jpeg_transform import encode, previous
 
 # Pillow's bytes outside the entropy-coded data, by number of channels: SOI 2, JFIF 18, 69 per
@@ -216,6 +217,7 @@ def to_uint8(images: Array) -> Array:
     return jnp.floor(jnp.clip(images, 0, 1) * 255 + 0.5).astype(jnp.uint8)
 
 
+@facts(Facts((0, 1), "no"))
 def compressibility(
     *, max_bytes: int = 3000, quality: int = 80, path: Literal["device", "host"] = "device"
 ) -> Verifier:

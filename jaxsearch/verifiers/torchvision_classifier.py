@@ -13,6 +13,7 @@ from jaxsearch.models.layers import compute_type
 from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.resize import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -27,6 +28,15 @@ from jaxsearch.verifiers.weights import read_weights
 _FAMILIES: tuple[ModuleType, ...] = (resnet, convnext, vit)
 
 
+@facts(
+    Facts(
+        (0, 1),
+        "path=float",
+        ("label",),
+        "resnet50-0676ba61.pth and others of torchvision",
+        "BSD-3-Clause; those named SWAG CC BY-NC 4.0",
+    )
+)
 def torchvision_classifier(
     *,
     weights: str = "",

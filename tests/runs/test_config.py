@@ -149,7 +149,7 @@ def test_catalogue_has_a_line_on_everything() -> None:
     kinds = ("searchers", "verifiers", "models", "solvers", "schedules", "values", "aggregates")
     for kind, lines in catalogue(kinds).items():
         assert lines, kind
-        assert all(text.strip() for text in lines.values()), kind
+        assert all(line.text.strip() for line in lines.values()), kind
 
 
 def test_a_budget_chooses_the_size_unless_it_is_given(tmp_path: Path) -> None:

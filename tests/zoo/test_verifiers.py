@@ -9,41 +9,20 @@ import pytest
 from PIL import Image
 
 from jaxsearch import cli
-from tests.models.pipelines import END, START, vocabulary, write_tokenizer
-from tests.models.published import written
+from tests.zoo import checkpoints
+from tests.zoo.checkpoints import FEATURES, LENGTH, SIDE
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 
-SIDE, LENGTH, FEATURES = 20, 16, 13
-HEAD = ((16, FEATURES), (8, 16), (8, 8), (4, 8), (1, 4))  # [out, in] of its layers
-
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """A tiny CLIP of transformers, its folder, and a predictor's file beside it."""
-    folder, known = tmp_path_factory.mktemp("verifiers"), vocabulary()
-    text = {
-        "vocab_size": len(known), "hidden_size": 16, "intermediate_size": 24,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": LENGTH,
-        "bos_token_id": known[START], "eos_token_id": known[END],
-    }  # fmt: skip
-    vision = {
-        "image_size": SIDE, "patch_size": 5, "hidden_size": 16, "intermediate_size": 24,
-        "num_hidden_layers": 2, "num_attention_heads": 2,
-    }  # fmt: skip
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config=vision, projection_dim=FEATURES
-    )
-    model, clip = written(transformers.CLIPModel(config), folder / "clip")
-    write_tokenizer(clip, padding=END, length=LENGTH)
-    rng, layers = np.random.default_rng(0), {}
-    for place, shape in zip((0, 2, 4, 6, 7), HEAD, strict=True):
-        layers[f"layers.{place}.weight"] = torch.from_numpy(rng.normal(size=shape) / 2).float()
-        layers[f"layers.{place}.bias"] = torch.from_numpy(rng.normal(size=shape[0])).float()
-    torch.save(layers, folder / "head.pth")
-    return model, folder, layers
+    folder = tmp_path_factory.mktemp("verifiers")
+    model, _ = checkpoints.clip(folder / "clip")
+    return model, folder, checkpoints.aesthetic_head(folder / "head.pth", FEATURES, version="2")
 
 
 @pytest.fixture
@@ -106,6 +85,42 @@ def test_scores_are_those_of_transformers_on_the_published_pictures(reference, w
         np.testing.assert_allclose(row["scores"]["aesthetic"]["found"], rating.item(), atol=2e-4)
 
 
+def test_classes_are_those_of_transformers_on_the_published_pictures(reference, work):
+    """Kills: classes in another order; a template left out; directions of any length averaged."""
+    model, folder, _ = reference
+    names, templates = [f"the {name}" for name in "abcdefghij"], ["{} cat", "and {}"]
+    (work / "names.txt").write_text("\n".join(names))
+    (work / "templates.txt").write_text("\n".join(templates) + "\n")
+    more = [part for key, value in (
+        ("weights", "clip"), ("classes", "names.txt"), ("templates", "templates.txt"),
+    ) for part in (f"--verifiers.zero_shot.{key}", value)]  # fmt: skip
+    assert search("--guide", "zero_shot", *more, "--report", "judge", "--output", "run") == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"zero_shot/names.txt", "zero_shot/templates.txt"} <= set(noted)
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        picture = embedding(model, work / "run" / "images" / f"found_{index:04d}.png")
+        texts = [words(model, folder / "clip", one.format(names[int(row["prompt"])]))
+                 for one in templates]  # fmt: skip
+        named = np.mean([text / np.linalg.norm(text) for text in texts], axis=0)
+        cosine = picture @ named / np.linalg.norm(picture) / np.linalg.norm(named)
+        np.testing.assert_allclose(row["scores"]["zero_shot"]["found"], cosine, atol=2e-5)
+
+
+def test_a_sample_is_likened_to_an_early_estimate_of_it(work, capsys):
+    given = ["--verifiers.self_supervised.weights", "clip", "--report", "brightness"]
+    assert search("--guide", "self_supervised", *given, "--output", "run") == 0
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["cost"]["decodes"] == 2 * row["cost"]["verifier_calls"]
+        assert -1 <= row["scores"]["self_supervised"]["plain"] < 1
+    assert cli.main(["replay", "run"]) == 0
+    assert "3 of 3 images identical" in capsys.readouterr().out
+    far = ["--verifiers.self_supervised.level", "20", "--output", "far"]
+    assert search("--guide", "self_supervised", *given, *far) == 0
+    assert (work / "run" / "records.jsonl").read_text() != (work / "far/records.jsonl").read_text()
+
+
 def test_a_run_finds_and_knows_its_verifiers_weights_from_anywhere(work, monkeypatch, capsys):
     assert search("--guide", "clip_score", *CLIP, "--report", "brightness", "--output", "run") == 0
     noted = json.loads((work / "run" / "versions.json").read_text())["files"]
@@ -140,6 +155,26 @@ def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
         (["--guide", "aesthetic", *AESTHETIC[:2]], "aesthetic comes without its predictor"),
         (["--guide", "aesthetic", *AESTHETIC[:3], "clip"], "cannot read"),
         (["--guide", "dinov2_classifier"], "give those of facebook/dinov2-base-imagenet1k-1-layer"),
+        (["--guide", "self_supervised"], "self_supervised comes without weights: give those of"),
+        (
+            ["--guide", "self_supervised", "--verifiers.self_supervised.level", "0"],
+            "level is 0.0: it must lie in (0, inf)",
+        ),
+        (
+            ["--guide", "zero_shot", "--verifiers.zero_shot.weights", "clip"],
+            "zero_shot comes without classes: give a file of their names",
+        ),
+        (
+            [
+                "--guide",
+                "zero_shot",
+                "--verifiers.zero_shot.weights",
+                "clip",
+                "--verifiers.zero_shot.classes",
+                "none.txt",
+            ],
+            "cannot read none.txt",
+        ),
         (["--guide", "siglip_score"], "give those of google/siglip-so400m-patch14-384"),
         (["--guide", "adm_classifier"], "adm_classifier comes without weights"),
     ],

@@ -20,6 +20,7 @@ from jaxsearch.models.edm import edm_denoiser
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.loading import abstract_module, functional, load_safetensors
 from jaxsearch.verifiers.classifier import classifier_probability
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.digits.network import (
     NO_LABEL,
     SIDE,
@@ -93,6 +94,7 @@ def decoder(*, enlarge: int = 4) -> Decoder:
     return Decoder(apply=apply)
 
 
+@facts(Facts((0, 1), "yes", ("label",)))
 @functools.cache
 def classifier() -> Verifier:
     """The guide: probability of `context["label"]` under a perceptron.
@@ -103,6 +105,7 @@ def classifier() -> Verifier:
     return classifier_probability("classifier", apply, weights("classifier"))
 
 
+@facts(Facts((0, 1), "yes", ("label",)))
 @functools.cache
 def judge() -> Verifier:
     """The reporter: as `classifier`, but another network that learnt from other digits.

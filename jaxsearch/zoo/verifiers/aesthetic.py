@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from jaxsearch.core.types import Verifier
 from jaxsearch.models.aesthetic import load_aesthetic_head
-from jaxsearch.models.clip import clip_image_network, load_clip
 from jaxsearch.verifiers import aesthetic as scores
-from jaxsearch.verifiers.resize import Preprocessing
-from jaxsearch.zoo.verifiers.clip_score import MEAN, STD
-from jaxsearch.zoo.verifiers.prompted import checkpoint, preprocessing
+from jaxsearch.verifiers.facts import Facts, facts
+from jaxsearch.zoo.verifiers.encoders import image_encoder
+from jaxsearch.zoo.verifiers.prompted import checkpoint
 
 
+@facts(
+    Facts(
+        (-math.inf, math.inf),
+        "path=float",
+        (),
+        "openai/clip-vit-large-patch14 and sac+logos+ava1-l14-linearMSE.pth",
+        "MIT and Apache-2.0",
+    )
+)
 def aesthetic(
     *,
     weights: str = "",
@@ -23,12 +32,15 @@ def aesthetic(
 ) -> Verifier:
     """Rewards images that people would rate high: LAION's predictor, 1 to 10, mostly 4 to 7.
 
-    Images are resized, bicubic, until their shorter side fits, and cut to a square, as Pillow does.
+    Images are resized, bicubic, as the encoder's publishers do: for CLIP until the shorter side
+    fits, and cut to a square; for SigLIP stretched to one.
 
     Args:
         weights: CLIP ViT-L/14 in the form of transformers, `openai/clip-vit-large-patch14` (MIT):
-            its folder, or its id on the Hugging Face hub.
-        head: the file of the predictor, `sac+logos+ava1-l14-linearMSE.pth` (Apache-2.0).
+            its folder, or its id on the Hugging Face hub. For version 2.5 of the predictor
+            `google/siglip-so400m-patch14-384` (Apache-2.0).
+        head: the file of the predictor, `sac+logos+ava1-l14-linearMSE.pth` (Apache-2.0), or
+            `aesthetic_predictor_v2_5.pth` (AGPL-3.0).
         path: `"8bit"` judges the levels of a picture's file and has no gradient; `"float"` judges
             what the decoder gives, and has one.
         dtype: of CLIP's weights and computation.
@@ -47,19 +59,18 @@ def aesthetic(
             "aesthetic comes without its predictor: give sac+logos+ava1-l14-linearMSE.pth by "
             "--verifiers.aesthetic.head"
         )
-    clip, predictor = load_clip(folder, dtype=dtype), load_aesthetic_head(head)
-    features = clip.config.projection_dim
-    if predictor.weight.shape != (features,):
+    encoder = image_encoder(folder, path=path, dtype=dtype, remat=remat)
+    predictor = load_aesthetic_head(head)
+    if predictor.weight.shape != (encoder.features,):
         raise ValueError(
             f"{head} reads {predictor.weight.shape[0]} features, but the embeddings of {weights} "
-            f"have {features}"
+            f"have {encoder.features}"
         )
-    size = clip.config.vision.image_size
     return scores.aesthetic(
         "aesthetic",
-        clip_image_network(clip.config, dtype=dtype, remat=remat),
-        clip.images,
+        encoder.embed,
+        encoder.params,
         predictor.weight,
         predictor.bias,
-        preprocess=preprocessing(Preprocessing(size, size, "bicubic", MEAN, STD), path),
+        preprocess=encoder.preprocess,
     )

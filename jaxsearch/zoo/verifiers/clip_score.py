@@ -9,15 +9,21 @@ from jaxsearch.core.types import Array
 from jaxsearch.models.clip import clip_image_network, clip_text_embedding_network, load_clip
 from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
 from jaxsearch.verifiers import clip_score as scores
-from jaxsearch.verifiers.resize import Preprocessing
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.texts import text_encoder
-from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint, preprocessing
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the pixels that CLIP was trained on, by channel (openai/CLIP)."""
+from jaxsearch.zoo.verifiers.encoders import clip_images
+from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint
 
 
+@facts(
+    Facts(
+        (-1, 2.5),
+        "path=float",
+        ("prompt",),
+        "openai/clip-vit-large-patch14 and other CLIPs",
+        "MIT",
+    )
+)
 def clip_score(
     *,
     weights: str = "",
@@ -47,12 +53,12 @@ def clip_score(
     """
     folder = checkpoint("clip_score", weights, "openai/clip-vit-large-patch14")
     clip = load_clip(folder, dtype=dtype)
-    size, texts = clip.config.vision.image_size, clip.config.text
+    texts = clip.config.text
     verifier = scores.clip_score(
         "clip_score",
         clip_image_network(clip.config, dtype=dtype, remat=remat),
         clip.images,
-        preprocess=preprocessing(Preprocessing(size, size, "bicubic", MEAN, STD), path),
+        preprocess=clip_images(clip.config.vision.image_size, path),
         form=form,
     )
     encode = text_encoder(

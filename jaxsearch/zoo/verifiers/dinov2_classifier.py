@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from jaxsearch.core.types import Verifier
 from jaxsearch.models.dinov2 import dinov2_classifier_network
-from jaxsearch.models.dinov2_folder import IMAGE_SIZE, load_dinov2, load_dinov2_head
+from jaxsearch.models.dinov2_folder import load_dinov2, load_dinov2_head
 from jaxsearch.verifiers import dinov2_classifier as scores
-from jaxsearch.verifiers.resize import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from jaxsearch.zoo.verifiers.prompted import checkpoint, preprocessing
+from jaxsearch.verifiers.facts import Facts, facts
+from jaxsearch.zoo.verifiers.encoders import dinov2_images
+from jaxsearch.zoo.verifiers.prompted import checkpoint
 
-_SHORT_SIDE = 256  # what the published classifiers were measured with
 
-
+@facts(
+    Facts(
+        (-math.inf, math.inf),
+        "path=float",
+        ("label",),
+        "facebook/dinov2-base-imagenet1k-1-layer and others",
+        "Apache-2.0",
+    )
+)
 def dinov2_classifier(
     *,
     weights: str = "",
@@ -52,13 +61,12 @@ def dinov2_classifier(
             f"{weights} has no classifier: give one, such as dinov2_vitb14_linear_head.pth, by "
             "--verifiers.dinov2_classifier.head"
         )
-    wanted = Preprocessing(IMAGE_SIZE, _SHORT_SIDE, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
     return scores.dinov2_classifier(
         "dinov2_classifier",
         dinov2_classifier_network(
             network.config, linear.layers, linear.num_classes, dtype=dtype, remat=remat
         ),
         {"backbone": network.params, "head": linear.params},
-        preprocess=preprocessing(wanted, path),
+        preprocess=dinov2_images(path),
         score=score,
     )

@@ -21,6 +21,14 @@ class Prompted(NamedTuple):
     """The prompts' words [P] -> entries of their context [P, ...], made once before a search."""
 
 
+class Early(NamedTuple):
+    """A verifier that reads the clean estimate which the sampler had at a noise level."""
+
+    verifier: Verifier
+    level: float
+    """Noise-to-signal ratio, for `keep_estimate`."""
+
+
 def checkpoint(verifier: str, weights: str, published: str) -> Path:
     """Where the weights of a verifier are: a file, a folder, or what the hub has under an id.
 
@@ -40,7 +48,7 @@ def checkpoint(verifier: str, weights: str, published: str) -> Path:
     return _place(weights)
 
 
-FILES = ("weights", "head", "label_map")
+FILES = ("weights", "head", "label_map", "classes", "templates")
 """The settings of published verifiers that say what they are read from."""
 
 _READ = (".bin", ".json", ".safetensors", ".txt")  # of a folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,11 +10,21 @@ from jaxsearch.core.types import Array
 from jaxsearch.models.siglip import load_siglip, siglip_image_network, siglip_text_network
 from jaxsearch.models.siglip_tokenizer import load_siglip_tokenizer
 from jaxsearch.verifiers import siglip_score as scores
+from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.resize import Preprocessing
 from jaxsearch.zoo.texts import text_encoder
 from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint, preprocessing
 
 
+@facts(
+    Facts(
+        (-math.inf, math.inf),
+        "path=float",
+        ("prompt",),
+        "google/siglip-so400m-patch14-384 and other SigLIPs",
+        "Apache-2.0",
+    )
+)
 def siglip_score(
     *,
     weights: str = "",
