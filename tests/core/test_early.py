@@ -43,8 +43,8 @@ def _likeness(params, images, context):
 LIKENESS = Verifier(name="likeness", apply=_likeness, needs=("estimate",))
 
 
-def problem(**changes) -> Problem:
-    solver = keep_estimate(cases.solvers()["heun_edm"], level=LEVEL)
+def problem(*, level: float = LEVEL, **changes) -> Problem:
+    solver = keep_estimate(cases.solvers()["heun_edm"], level=level)
     found = toys.problem(solver, verifiers=(LIKENESS,))
     return dataclasses.replace(found, **changes)
 
@@ -101,14 +101,24 @@ def test_the_score_is_that_of_the_samples_own_way(name):
 
 
 def test_a_rollout_meets_its_level():
-    """Kills: the estimate of where a rollout begins, once it has gone on."""
-    prompts = toys.prompts(2)
-    one = epsilon_greedy(candidates=2, iterations=1)
-    result = search(jax.random.key(2), one, problem(value=rollout()), prompts)
-    assert np.all(np.asarray(result.trace.current) < -1e-4)
-    # The solver's own estimate is its latest, so nothing differs from it before the level.
-    early = search(jax.random.key(2), one, problem(), prompts)
-    assert np.all(np.asarray(early.trace.current)[0] == 0.0)
+    """Where the level is the last step's, the estimate is the sample: of each rollout its own.
+
+    Kills: the estimate of where a rollout begins, once it has gone on.
+    """
+    prompts, one = toys.prompts(2), epsilon_greedy(candidates=2, iterations=1)
+    last = problem(level=0.001, value=rollout())
+    result = search(jax.random.key(2), one, last, prompts)
+    np.testing.assert_allclose(result.trace.current, 0.0, atol=1e-6)
+    before = search(jax.random.key(2), one, problem(level=10.0, value=rollout()), prompts)
+    assert np.all(np.asarray(before.trace.current)[1:] < -1e-3)
+
+
+def test_what_is_renoised_behind_its_level_keeps_it():
+    """Kills: an estimate that is forgotten on the way back, and not made again."""
+    one = paths(candidates=3, level=3.0, forward=2.0, backward=3.0, unit="steps")
+    result = search(jax.random.key(3), one, problem(level=20.0), toys.prompts(3))
+    assert np.all(np.asarray(result.particle.legs.back)[:, -1] > 0)
+    assert np.all(np.abs(result.particle.memory.x0).max(axis=(1, 2, 3)) > 1e-3)
 
 
 def test_without_it_the_remedy_is_named():

@@ -16,7 +16,7 @@ from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.adm_classifier import adm_classifier
 from tests.jitted import called
 from tests.models.test_adm_classifier import Reference
-from tests.verifiers.laws import assorted, check_gradient, check_laws
+from tests.verifiers.pictures import assorted
 
 SMALL = AdmConfig(
     image_size=16, out_channels=5, model_channels=32, channel_mult=(1, 1), num_res_blocks=1,
@@ -51,14 +51,6 @@ def test_the_score_is_the_probability_of_the_label(weights, input_range, scale, 
     logits = jax.jit(functional(build(SMALL)))(params, scale * levels + shift, jnp.full(6, 12.0))
     wanted = jax.nn.softmax(logits)[jnp.arange(6), label]
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
-
-
-def test_laws(weights):
-    check_laws(adm_classifier(weights=weights), num_labels=5)
-
-
-def test_the_float_path_has_a_gradient(weights):
-    check_gradient(adm_classifier(weights=weights), adm_classifier(weights=weights, path="float"))
 
 
 def test_equal_settings_are_one_program_and_one_set_of_weights(weights):

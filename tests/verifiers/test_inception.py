@@ -14,7 +14,7 @@ from jaxsearch.verifiers.inception import inception, outputs, prepared
 from jaxsearch.verifiers.resize import interpolate
 from tests.jitted import called
 from tests.models.test_inception import NARROW, Reference
-from tests.verifiers.laws import assorted, check_gradient, check_laws
+from tests.verifiers.pictures import assorted
 
 MAP = """# LabelMap
 entry {
@@ -89,14 +89,6 @@ def test_the_score_is_the_probability_of_the_labels_output(files, bias):
     probability = np.asarray(jax.nn.softmax(logits))
     wanted = probability[np.arange(6), np.array([7, 12, 2])[label]]
     np.testing.assert_allclose(found, wanted, rtol=2e-4)
-
-
-def test_laws(files):
-    check_laws(inception(**files[1]), num_labels=3, sizes=((20, 20),))
-
-
-def test_the_float_path_has_a_gradient(files):
-    check_gradient(inception(**files[1]), inception(**files[1], path="float"))
 
 
 def test_equal_settings_are_one_program_and_one_set_of_weights(files):

@@ -14,7 +14,7 @@ from jaxsearch.verifiers.resize import IMAGENET_MEAN, IMAGENET_STD, Preprocessin
 from jaxsearch.verifiers.torchvision_classifier import torchvision_classifier
 from tests.jitted import called
 from tests.models import classifiers
-from tests.verifiers.laws import assorted, check_gradient, check_laws
+from tests.verifiers.pictures import assorted
 from tests.verifiers.test_resize import published
 
 NETWORKS = {
@@ -50,15 +50,6 @@ def test_the_score_is_the_references_probability_of_the_label(network):
     probability = np.asarray(jax.nn.softmax(classifiers.logits_of(model, x)))
     found = called(verifier, jnp.asarray(levels, jnp.float32) / 255, {"label": jnp.asarray(label)})
     np.testing.assert_allclose(found, probability[np.arange(6), label], rtol=2e-4)
-
-
-def test_laws(network):
-    check_laws(torchvision_classifier(weights=network[1], **SMALL), num_labels=5)
-
-
-def test_the_float_path_has_a_gradient(network):
-    check_gradient(*(torchvision_classifier(weights=network[1], path=p, **SMALL)
-                     for p in ("8bit", "float")))  # fmt: skip
 
 
 def test_equal_settings_are_one_program_and_one_set_of_weights(network):

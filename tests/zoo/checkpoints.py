@@ -79,8 +79,9 @@ def dinov2(folder: Path) -> Path:
     import transformers
 
     config = transformers.Dinov2Config(
-        **{**_ENCODER, "mlp_ratio": 2, "image_size": 56, "patch_size": 28, "num_labels": CLASSES}
-    )
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=56,
+        patch_size=28, num_labels=CLASSES,
+    )  # fmt: skip
     return written(transformers.Dinov2ForImageClassification(config), folder)[1]
 
 
