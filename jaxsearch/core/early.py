@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.noise import select
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     ESTIMATE,
     Array,
@@ -29,6 +30,7 @@ class Kept(NamedTuple):
     x0: Array  # [n, *E] the clean estimate
 
 
+@reused
 def keep_estimate(solver: Solver, *, level: float) -> Solver:
     """The same sampler, which remembers the clean estimate it had at a noise level.
 

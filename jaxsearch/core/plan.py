@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from jaxsearch.core.search import search, start
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import (
     ESTIMATE,
+    Aggregate,
     Array,
     Cost,
     Decoder,
@@ -21,9 +22,12 @@ from jaxsearch.core.types import (
     Objective,
     Prediction,
     Problem,
+    Process,
     Prompts,
     PyTree,
     Searcher,
+    Solver,
+    Value,
     Verifier,
 )
 
@@ -89,11 +93,6 @@ def _no_verifier(params: PyTree, images: Array, context: dict[str, Array]) -> Ar
     return 0.0 * images[:, 0, 0, 0]
 
 
-def _only_estimate(verifier: Verifier) -> tuple[str, ...]:
-    """What it needs that costs something."""
-    return tuple(need for need in verifier.needs if need == ESTIMATE)
-
-
 def _key_shape() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))  # nothing is drawn
 
@@ -104,22 +103,38 @@ def count_cost(searcher: Searcher, problem: Problem) -> Cost:
     Everything but the models is the real thing, so the count cannot drift from what a search does.
     A searcher whose spending depends on the scores is counted for constant scores.
     """
-    toy = dataclasses.replace(
-        problem,
-        denoiser=Denoiser(
-            apply=_no_network,
-            process=problem.denoiser.process,
-            shape=(1,) * len(problem.denoiser.shape),
-            passes=problem.denoiser.passes,
-        ),
+    denoiser, objective = problem.denoiser, problem.objective
+    # What a verifier needs of its sampler costs something; what it needs of a prompt does not.
+    needs = tuple(
+        tuple(need for need in one.needs if need == ESTIMATE) for one in objective.verifiers
+    )
+    latent = (denoiser.process, len(denoiser.shape), denoiser.passes)
+    return _count(searcher, problem.solver, problem.value, objective.aggregate, *latent, needs)
+
+
+@functools.lru_cache(maxsize=256)
+def _count(
+    searcher: Searcher,
+    solver: Solver,
+    value: Value,
+    aggregate: Aggregate,
+    process: Process,
+    axes: int,
+    passes: int,
+    needs: tuple[tuple[str, ...], ...],
+) -> Cost:
+    toy = Problem(
+        denoiser=Denoiser(apply=_no_network, process=process, shape=(1,) * axes, passes=passes),
         objective=Objective(
             decoder=Decoder(apply=_no_decoder),
             verifiers=tuple(
-                Verifier(name=verifier.name, apply=_no_verifier, needs=_only_estimate(verifier))
-                for verifier in problem.objective.verifiers
+                Verifier(name=str(i), apply=_no_verifier, needs=need)
+                for i, need in enumerate(needs)
             ),
-            aggregate=problem.objective.aggregate,
+            aggregate=aggregate,
         ),
+        solver=solver,
+        value=value,
     )
     # No number drawn here has any effect, so the key is nobody's choice.
     arguments = (jax.random.key(0), toy, Prompts(jnp.zeros((1,), jnp.int32)))

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from jaxsearch.core.checks import check_count, check_range
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import Process, Schedule
 
 # --------------------------------------------------------------------------------------- processes
@@ -135,6 +136,7 @@ def at(process: Process, times: np.ndarray, *, final: float | None = None) -> Sc
     return Schedule(process, visited, alpha, sigma)
 
 
+@reused
 def karras(
     process: Process,
     *,
@@ -178,6 +180,7 @@ def karras(
     return at(process, times)
 
 
+@reused
 def trained_steps(
     process: Process,
     *,
@@ -223,6 +226,7 @@ def trained_steps(
     return at(process, times, final=None if final == "clean" else 0.0)
 
 
+@reused
 def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Schedule:
     """Even times from 1 to 0, moved towards noise by `shift` (Esser et al. 2024, equation 23).
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import jax
 
 from jaxsearch.core.checks import check_count
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Window, check_segments
 from jaxsearch.core.types import Array, Searcher
 from jaxsearch.searchers.branching import branching
 
 
+@reused
 def beam(
     *,
     width: int = 2,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.noise import fold_in_each, fresh_trajectory, repeat, require_noise, take
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -18,6 +19,7 @@ from jaxsearch.core.types import (
 )
 
 
+@reused
 def best_of_n(*, candidates: int = 4, share_initial_noise: bool = False) -> Searcher:
     """Draws whole samples independently and keeps the best.
 

@@ -21,6 +21,7 @@ from jaxsearch.core.noise import (
     repeat,
     take,
 )
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -42,6 +43,7 @@ class State(NamedTuple):
     std: Array  # [M]
 
 
+@reused
 def cross_entropy(
     *,
     directions: int = 16,

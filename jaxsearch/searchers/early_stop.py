@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.noise import select
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -26,6 +27,7 @@ class State(NamedTuple):
     best: Array  # [] of the finished samples so far
 
 
+@reused
 def early_stop(searcher: Searcher, *, threshold: float) -> Searcher:
     """The same search, which rests for a prompt once a finished sample scores the threshold.
 

@@ -25,6 +25,7 @@ from jaxsearch.core.noise import (
     take,
     without_lineage,
 )
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Segment, Window, check_segments, runs, segments
 from jaxsearch.core.types import (
     Array,
@@ -48,6 +49,7 @@ class State(NamedTuple):
     scores: Array  # [V] of the child by guide
 
 
+@reused
 def epsilon_greedy(
     *,
     candidates: int = 4,

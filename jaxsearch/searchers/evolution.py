@@ -19,6 +19,7 @@ from jaxsearch.core.noise import (
     select,
     take,
 )
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -39,6 +40,7 @@ class State(NamedTuple):
     scores: Array  # [B, V] of the finished sample by guide, -inf while they are not known
 
 
+@reused
 def evolution(
     *,
     population: int | Sequence[int] = 8,

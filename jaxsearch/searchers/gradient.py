@@ -14,6 +14,7 @@ import optax
 
 from jaxsearch.core.checks import check_count, check_range, is_traced
 from jaxsearch.core.noise import fold_in_each, fresh_trajectory, realise, select, take
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -41,6 +42,7 @@ class State(NamedTuple):
     optimizer: PyTree  # [K, ...]
 
 
+@reused
 def gradient(
     *,
     candidates: int = 1,

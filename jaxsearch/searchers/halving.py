@@ -8,6 +8,7 @@ import jax
 
 from jaxsearch.core.checks import check_count, check_fixed, check_range
 from jaxsearch.core.noise import first_candidates, fresh_branches, take
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -19,6 +20,7 @@ from jaxsearch.core.types import (
 )
 
 
+@reused
 def halving(*, candidates: int = 16, keep: float = 0.5, rungs: int = 3) -> Searcher:
     """Begins many plain trajectories and goes on with the better part of them, rung by rung.
 

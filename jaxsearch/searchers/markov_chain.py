@@ -19,6 +19,7 @@ from jaxsearch.core.noise import (
     select,
     take,
 )
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -41,6 +42,7 @@ class State(NamedTuple):
     drawn: Array | None  # [C, T, *E] what is injected, where it moves too
 
 
+@reused
 def markov_chain(
     *,
     chains: int = 4,

@@ -19,6 +19,7 @@ from jaxsearch.core.noise import (
     repeat,
     take,
 )
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Window, check_segments, segments
 from jaxsearch.core.types import (
     Array,
@@ -63,6 +64,7 @@ class State(NamedTuple):
     lowest: Array  # [] the lowest finite reward so far: what a failed verifier counts as
 
 
+@reused
 def mcts(
     *,
     branches: int = 4,

@@ -17,6 +17,7 @@ from jaxsearch.core.noise import (
     noise_key,
     take,
 )
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -43,6 +44,7 @@ class Leg(NamedTuple):
     end: int  # where their candidates are scored
 
 
+@reused
 def paths(
     *,
     paths: int = 2,

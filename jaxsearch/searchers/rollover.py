@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.noise import first_candidates, fresh_branches, repeat, select, take
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Segment, Window, check_segments, segments
 from jaxsearch.core.types import (
     Array,
@@ -35,6 +36,7 @@ class State(NamedTuple):
     left: Array  # [] int32, children that may still be tried before the segment has to end
 
 
+@reused
 def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Searcher:
     """Tries noises at each step until one improves on the sample; unspent tries move on.
 

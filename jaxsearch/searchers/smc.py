@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import first_candidates, fresh_branches, select, take
 from jaxsearch.core.resampling import RESAMPLING, effective_sample_size, normalised
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Segment, Window, check_segments, runs, segments
 from jaxsearch.core.types import (
     Array,
@@ -43,6 +44,7 @@ class State(NamedTuple):
     record: Array  # [K] largest score, or sum of the scores, along a particle's path
 
 
+@reused
 def smc(
     *,
     particles: int = 16,

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Window, check_segments
 from jaxsearch.core.types import Array, Searcher
 from jaxsearch.searchers.branching import branching
 
 
+@reused
 def svdd(
     *,
     particles: int = 4,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import add_term, draw, fresh_trajectory, realise, repeat, select, take
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
     Evaluation,
@@ -30,6 +31,7 @@ class State(NamedTuple):
     scores: Array  # [V] by guide, -inf while they are not known
 
 
+@reused
 def zero_order(
     *,
     neighbours: int = 4,

@@ -7,9 +7,11 @@ import numpy as np
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.prediction import per_row
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import Array, PyTree, Schedule, Solver, StepResult
 
 
+@reused
 def first_order(schedule: Schedule, *, eta: float = 1.0) -> Solver:
     """Moves a latent to the next point along the predicted noise, part of it replaced by fresh.
 

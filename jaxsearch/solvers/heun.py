@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.prediction import per_row
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import Array, Prediction, PyTree, Schedule, Solver, StepResult
 
 
+@reused
 def heun(
     schedule: Schedule,
     *,

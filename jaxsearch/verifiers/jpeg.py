@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.jpeg_transform import encode, previous
@@ -218,6 +219,7 @@ def to_uint8(images: Array) -> Array:
 
 
 @facts(Facts((0, 1), "no"))
+@reused
 def compressibility(
     *, max_bytes: int = 3000, quality: int = 80, path: Literal["device", "host"] = "device"
 ) -> Verifier:

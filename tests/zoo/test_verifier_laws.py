@@ -45,7 +45,8 @@ def built(case, settings):
     return *context_of(factory(**settings.get(case, {}))), factory
 
 
-def context_of(made) -> tuple[Verifier, dict]:
+def context_of(made, rows: slice = slice(None)) -> tuple[Verifier, dict]:
+    """A verifier and what it needs of the prompts, for those rows of the pictures."""
     context = {
         "label": jnp.arange(NUM) % checkpoints.CLASSES,
         "estimate": pictures(1)[::-1],
@@ -53,7 +54,7 @@ def context_of(made) -> tuple[Verifier, dict]:
     if isinstance(made, Prompted):
         context |= made.context([f"the {name}" for name in "abcdefgh"])
     verifier = made.verifier if isinstance(made, Prompted | Early) else made
-    return verifier, {key: context[key] for key in verifier.needs}
+    return verifier, {key: context[key][rows] for key in verifier.needs}
 
 
 @functools.cache
@@ -129,10 +130,11 @@ def test_what_it_needs_is_what_the_list_says(built):
 
 @every_case
 def test_the_gradient_is_where_the_list_says(case, settings):
-    """Finite, and upwards: a small step along it raises every score."""
+    """Finite, and upwards: a small step along it raises the scores that it says it moves."""
     factory = FACTORIES[case.split()[0]]
     given, gradient = settings.get(case, {}), facts_of(factory).gradient
-    images = jnp.clip(pictures(), 0.02, 0.98)
+    few = slice(2, 6)  # neither black nor white
+    images = jnp.clip(pictures()[few], 0.02, 0.98)
 
     def slope(verifier, context):
         def total(images):
@@ -142,20 +144,20 @@ def test_the_gradient_is_where_the_list_says(case, settings):
 
     if gradient != "yes":
         with pytest.raises(ValueError, match="it has no gradient"):
-            slope(*context_of(factory(**given)))
+            slope(*context_of(factory(**given), few))
     if gradient == "no":
         return
     more = {"path": "float"} if gradient == "path=float" else {}
-    verifier, context = context_of(factory(**given, **more))
+    verifier, context = context_of(factory(**given, **more), few)
     found = slope(verifier, context)
     assert np.isfinite(found).all()
     length = jnp.sqrt(jnp.sum(found**2, axis=(1, 2, 3), keepdims=True))
     scores = called(verifier, images, context)
     moved = called(verifier, images + 1e-2 * found / jnp.maximum(length, 1e-12), context)
-    rises = np.asarray(moved > scores)
-    # CLIPScore is flat where the cosine is negative, and a probability of 1 cannot rise.
-    assert np.all(rises | (np.asarray(length)[:, 0, 0, 0] < 1e-6))
-    assert np.sum(rises) >= 3
+    # CLIPScore is flat where the cosine is negative, a probability where it is 0 or 1.
+    steep = np.asarray(1e-2 * length.ravel() > 1e-3 * np.ptp(scores))
+    assert steep.any()
+    assert np.all(np.asarray(moved > scores)[steep])
 
 
 @pytest.mark.parametrize("case", ["clip_score", "torchvision_classifier", "zero_shot"])
