@@ -15,21 +15,26 @@ PACKAGE = Path(__file__).parent.parent / "jaxsearch"
 MAY_IMPORT = {
     "core.types": [],
     "core.checks": [],
+    "core.reuse": [],
     "core.noise": ["core.types", "core.checks"],
     "core.aggregate": ["core.types", "core.checks"],
     "core.segments": ["core.types", "core.checks", "core.noise"],
     "core.resampling": ["core.types"],
-    "core.process": ["core.types", "core.checks"],
+    "core.process": ["core.types", "core.checks", "core.reuse"],
     "core.prediction": ["core.types"],
     "core.gradients": ["core.types", "core.noise"],
     "core": ["core"],
-    "solvers": ["core.types", "core.checks", "core.prediction", "core.process", "solvers"],
+    "solvers": [
+        *("core.types", "core.checks", "core.reuse", "core.prediction", "core.process"),
+        "solvers",
+    ],
     "searchers": [
-        *("core.types", "core.checks", "core.noise", "core.segments", "core.resampling"),
+        *("core.types", "core.checks", "core.reuse"),
+        *("core.noise", "core.segments", "core.resampling"),
         "searchers",
     ],
     "models": ["core.types", "core.checks", "core.prediction", "core.process", "models"],
-    "verifiers": ["core.types", "core.checks", "models", "verifiers"],
+    "verifiers": ["core.types", "core.checks", "core.reuse", "models", "verifiers"],
     "zoo": ["core", "solvers", "models", "verifiers", "zoo"],
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}
