@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.flops import count_flops
 from jaxsearch.core.search import search, start
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import (
@@ -59,6 +60,24 @@ class Memory(NamedTuple):
         return sum(self)
 
 
+class Flops(NamedTuple):
+    """Floating-point operations of one call on one latent or image, as `count_flops` has them."""
+
+    network_pass: float
+    decode: float
+    verifier_call: float  # the mean of the objective's verifiers
+
+    def of(self, cost: Cost) -> float:
+        """Those of a cost."""
+        passes = int(cost.network_passes) + _FLOPS_OF_BACKWARD * int(cost.backward_passes)
+        calls = int(cost.verifier_calls)
+        return (
+            self.network_pass * passes
+            + self.decode * int(cost.decodes)
+            + self.verifier_call * calls
+        )
+
+
 class Plan(NamedTuple):
     """The price of a search."""
 
@@ -66,8 +85,8 @@ class Plan(NamedTuple):
     stages: tuple[StagePlan, ...]
     particles: int  # largest number of particles alive in one round, all prompts together
     memory: Memory
-    flops_per_pass: float  # one network pass on one latent, by the compiler's count
-    flops: float  # all network passes and their ways back, all prompts together
+    flops_per_call: Flops
+    flops: float  # of all passes, their ways back, decodes and verifiers, all prompts together
 
     @property
     def rounds(self) -> int:
@@ -168,19 +187,28 @@ def most_network_passes(searcher: Searcher, problem: Problem) -> int:
     return calls * problem.denoiser.passes
 
 
-def flops_per_pass(denoiser: Denoiser, prompts: Prompts) -> float:
-    """Floating-point operations of one network pass on one latent, as the compiler counts them.
-
-    A loop inside the network is counted once; `nan` where the compiler gives no figure.
-    """
-
-    def one(denoiser: Denoiser, x: Array, t: Array, cond: PyTree) -> Prediction:
-        return denoiser(x[None], t[None], jax.tree.map(lambda leaf: leaf[:1], cond))
-
-    x = jax.ShapeDtypeStruct(denoiser.shape, jnp.float32)
-    t = jax.ShapeDtypeStruct((), jnp.float32)
-    analysis = jax.jit(one).lower(denoiser, x, t, prompts.cond).cost_analysis() or {}
-    return float(analysis.get("flops", math.nan)) / denoiser.passes
+def flops(problem: Problem, prompts: Prompts) -> Flops:
+    """The operations of the models of a problem, from shapes alone."""
+    denoiser, objective = problem.denoiser, problem.objective
+    latent = jax.ShapeDtypeStruct((1, *denoiser.shape), jnp.float32)
+    time = jax.ShapeDtypeStruct((1,), jnp.float32)
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
+        (prompts.cond, prompts.context),
+    )
+    images = jax.eval_shape(objective.decoder, latent)
+    context = {**one[1], ESTIMATE: images}
+    num = max(len(objective.verifiers), 1)
+    judged = [
+        count_flops(lambda one, images, context: one(images, context), verifier, images, context)
+        for verifier in objective.verifiers
+    ]
+    return Flops(
+        count_flops(lambda one, *given: one(*given), denoiser, latent, time, one[0])
+        / denoiser.passes,
+        count_flops(lambda decoder, latent: decoder(latent), objective.decoder, latent),
+        math.fsum(judged) / num,
+    )
 
 
 class _Proposals(NamedTuple):
@@ -244,13 +272,12 @@ def plan(
     num_prompts = prompts.ids.shape[0]
     stages = stage_plans(searcher, problem)
     cost = count_cost(searcher, problem)
-    flops = flops_per_pass(problem.denoiser, prompts)
-    passes = int(cost.network_passes) + _FLOPS_OF_BACKWARD * int(cost.backward_passes)
+    per_call = flops(problem, prompts)
     return Plan(
         cost=cost,
         stages=stages,
         particles=num_prompts * max(stage.candidates for stage in stages),
         memory=memory(searcher, problem, prompts, microbatch=microbatch),
-        flops_per_pass=flops,
-        flops=flops * passes * num_prompts,
+        flops_per_call=per_call,
+        flops=per_call.of(cost) * num_prompts,
     )

@@ -105,6 +105,9 @@ def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
         {
             "rounds": f"{plan.rounds}: {stages}",
             "particles": f"{plan.particles:,} at once, unless --microbatch says fewer",
+            "operations": f"{_si(plan.flops_per_call.network_pass)} a network pass, "
+            f"{_si(plan.flops_per_call.decode)} a decode, "
+            f"{_si(plan.flops_per_call.verifier_call)} a verifier call",
             "memory": ", ".join(
                 f"{name} {bytes_text(size)}" for name, size in plan.memory._asdict().items()
             ),

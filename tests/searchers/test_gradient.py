@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxsearch.core.noise import fresh_trajectory, realise, take
-from jaxsearch.core.plan import plan
+from jaxsearch.core.plan import Flops, plan
 from jaxsearch.core.process import trained_steps
 from jaxsearch.core.replay import plain_noise, replay
 from jaxsearch.core.search import search, search_in_chunks
@@ -328,7 +328,9 @@ def test_what_it_costs():
     assert price.cost.network_passes == 2 * 6 * calls
     assert price.cost.backward_passes == 2 * 5 * calls
     assert price.cost.decodes == 12
-    assert price.flops == price.flops_per_pass * NUM_PROMPTS * (2 * 6 + 3 * 2 * 5) * calls
+    each = Flops(network_pass=7.0, decode=5.0, verifier_call=3.0)
+    passes = (2 * 6 + 3 * 2 * 5) * calls
+    assert each.of(price.cost) == 7.0 * passes + 5.0 * 12 + 3.0 * 12
     assert plan(best_of_n(), problem, PROMPTS).cost.backward_passes == 0
 
 
