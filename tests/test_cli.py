@@ -76,6 +76,10 @@ def copied(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copied"))
 
 
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -85,6 +89,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 # --------------------------------------------------------------------------------------- a good run
+
+
+def test_devices_change_no_result(run: Path, tmp_path: Path) -> None:
+    """Kills: a key folded with a device; a setting that is not honoured."""
+    many = tmp_path / "many"
+    assert cli.main(["search", *SMALL, "--devices", "4", "--output", str(many)]) == 0
+    for path in sorted((run / "images").iterdir()):
+        assert (many / "images" / path.name).read_bytes() == path.read_bytes()
+    for one, other in zip(*(records(folder) for folder in (run, many)), strict=True):
+        timed = ("seconds", "replay_difference")
+        assert {k: v for k, v in one.items() if k not in timed} == {
+            k: v for k, v in other.items() if k not in timed
+        }
+    assert (many / "config.yaml").read_text() == (run / "config.yaml").read_text()
 
 
 def test_a_run_leaves_everything(run: Path) -> None:
@@ -468,6 +486,8 @@ def test_a_bad_request_gets_one_line_and_no_folder(
     [
         (["serch"], "unknown command 'serch': did you mean search"),
         (["list", "searcherz"], "did you mean searchers"),
+        (["search", "--devices", "99"], "devices is 99, but there are 8 here"),
+        (["search", "--devices", "0"], "devices is 0: it must be a whole number from 1"),
         (["replay"], "required: RUN"),
         (["replay", "nothing"], "nothing is no run folder"),
         (["plan", "--solver.churn", "0"], "injects none"),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxsearch.core.aggregate import compared
 from jaxsearch.core.checks import check_count
@@ -133,12 +133,24 @@ def _lineage(proposal: Proposal) -> Noise:
 
 
 def _by_microbatch(
-    run: Callable[[PyTree], PyTree], rows: PyTree, microbatch: int | None, mesh: Mesh | None
+    run: Callable[[PyTree, PyTree], PyTree],
+    shared: PyTree,
+    rows: PyTree,
+    microbatch: int | None,
+    mesh: Mesh | None,
 ) -> PyTree:
     """Applies `run` to rows [N, ...] in microbatches, sharded over the particle axis.
 
-    The split is strided: every microbatch holds a slice of every shard, so no row changes its
-    device. Rows are padded with copies of the last one; what the copies return is dropped.
+    Each device runs the program that a single one runs on as many rows, whole: a compiler that
+    divided one program among devices would fuse it otherwise, and round its sums otherwise. Rows
+    are padded with copies of the last one; what the copies return is dropped.
+
+    Args:
+        run: `(shared, rows [n, ...]) -> [n, ...]`.
+        shared: what all rows need, such as weights.
+        rows: [N, ...].
+        microbatch: as of `expand`.
+        mesh: as of `expand`.
     """
     if microbatch is not None:
         check_count("microbatch", microbatch)
@@ -148,30 +160,30 @@ def _by_microbatch(
         )
     num = jax.tree.leaves(rows)[0].shape[0]
     devices = 1 if mesh is None else mesh.shape[PARTICLE_AXIS]
-    size = min(microbatch or num, num)
-    size = math.ceil(size / devices) * devices
-    chunks = math.ceil(num / size)
-
-    def shard(tree: PyTree) -> PyTree:
-        if mesh is None:
-            return tree
-        sharding = NamedSharding(mesh, PartitionSpec(PARTICLE_AXIS))
-        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
-
-    padded = size * chunks
+    # Of each device: its rows, and how many of them it runs at once.
+    own = math.ceil(num / devices)
+    size = min(math.ceil((microbatch or num) / devices), own)
+    chunks = math.ceil(own / size)
+    padded = devices * chunks * size
     if padded > num:
         index = jnp.minimum(jnp.arange(padded), num - 1)
         rows = jax.tree.map(lambda leaf: leaf[index], rows)
-    if chunks == 1:
-        out = shard(run(shard(rows)))
+
+    def alone(shared: PyTree, rows: PyTree) -> PyTree:
+        if chunks == 1:
+            return run(shared, rows)
+        split = jax.tree.map(lambda leaf: leaf.reshape((chunks, size) + leaf.shape[1:]), rows)
+        out = jax.lax.map(functools.partial(run, shared), split)
+        return jax.tree.map(lambda leaf: leaf.reshape((chunks * size,) + leaf.shape[2:]), out)
+
+    if mesh is None:
+        out = alone(shared, rows)
     else:
-        split = jax.tree.map(
-            lambda leaf: jnp.swapaxes(leaf.reshape((size, chunks) + leaf.shape[1:]), 0, 1), rows
-        )
-        out = jax.lax.map(lambda chunk: shard(run(shard(chunk))), split)
-        out = jax.tree.map(
-            lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape((padded,) + leaf.shape[2:]), out
-        )
+        everywhere, by_row = PartitionSpec(), PartitionSpec(PARTICLE_AXIS)
+        out = jax.shard_map(
+            alone, mesh=mesh, in_specs=(everywhere, by_row), out_specs=by_row,
+            axis_names={PARTICLE_AXIS}, check_vma=False,
+        )(shared, rows)  # fmt: skip
     return jax.tree.map(lambda leaf: leaf[:num], out) if padded > num else out
 
 
@@ -179,7 +191,7 @@ def expand(
     problem: Problem,
     proposal: Proposal,
     prompts: Prompts,
-    finish: Callable[[Array, dict[str, Array]], PyTree],
+    finish: Callable[[Problem, Array, dict[str, Array]], PyTree],
     *,
     gradient: Gradient | None = None,
     microbatch: int | None = None,
@@ -191,7 +203,8 @@ def expand(
         problem: models, solver and value.
         proposal: [P, K, ...].
         prompts: [P].
-        finish: `(latents [n,*E], context [n,...]) -> pytree of [n, ...]`.
+        finish: `(problem, latents [n,*E], context [n,...]) -> pytree of [n, ...]`. With a mesh it
+            takes arrays from its arguments only.
         gradient: what is differentiated; None does not. Every pass then counts as a backward pass
             too; what is computed again on the way back does not count.
         microbatch: particles run at once over all devices; None runs all of them.
@@ -207,7 +220,8 @@ def expand(
     )
     owner = jnp.repeat(jnp.arange(num_prompts), num_candidates)
 
-    def move(part: Proposal, prompt: Array) -> Outcome:
+    def move(shared: tuple[Problem, Prompts], part: Proposal, prompt: Array) -> Outcome:
+        problem, prompts = shared
         cond, context = jax.tree.map(lambda leaf: leaf[prompt], (prompts.cond, prompts.context))
 
         def seen(particle: Particle) -> dict[str, Array]:
@@ -217,33 +231,35 @@ def expand(
             child, passes = advance(problem, part, cond, reversible=gradient is not None)
             if gradient is not None and part.noise.coefs.shape[1] == problem.solver.num_steps:
                 # Finished, so nothing has to stand for it: a rollout's loop has no way back.
-                return child, finish(child.x0, seen(child)), passes
+                return child, finish(problem, child.x0, seen(child)), passes
             stands, calls = problem.value.estimate(
                 lambda x, t: problem.denoiser(x, t, cond), problem.solver, child
             )
             if part.steps is not None:
                 calls = jnp.where(part.steps > 0, calls, 0)
-            return child, finish(stands.x0, seen(stands)), passes + problem.denoiser.passes * calls
+            output = finish(problem, stands.x0, seen(stands))
+            return child, output, passes + problem.denoiser.passes * calls
 
         if gradient is None:
             return Outcome(*ahead(part), None)
         return differentiate(gradient, ahead, part)
 
-    def run(rows: tuple[Proposal, Array]) -> Outcome:
+    def run(shared: tuple[Problem, Prompts], rows: tuple[Proposal, Array]) -> Outcome:
         part = rows[0]
         if part.steps is None:
-            return move(*rows)
+            return move(shared, *rows)
         # What nobody asked for is not computed where a whole microbatch rests.
-        shapes = jax.eval_shape(move, *rows)
+        shapes = jax.eval_shape(move, shared, *rows)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1:])
         return jax.lax.cond(
             jnp.any(part.steps > 0),
             move,
-            lambda part, prompt: Outcome(part.parent, *nothing),
+            lambda shared, part, prompt: Outcome(part.parent, *nothing),
+            shared,
             *rows,
         )
 
-    flat = _by_microbatch(run, (merged, owner), microbatch, mesh)
+    flat = _by_microbatch(run, (problem, prompts), (merged, owner), microbatch, mesh)
     child, output, passes, slope = jax.tree.map(
         lambda leaf: leaf.reshape((num_prompts, num_candidates) + leaf.shape[1:]), flat
     )
@@ -280,7 +296,8 @@ def evaluate(
     if not objective.verifiers:
         raise ValueError("the objective has no verifier: name at least one to search for")
 
-    def judge(latents: Array, context: dict[str, Array]) -> Array:
+    def judge(problem: Problem, latents: Array, context: dict[str, Array]) -> Array:
+        objective = problem.objective
         images = objective.decoder(latents)
         if gradient is not None:
             images = differentiable(images, latents, "the decoder")

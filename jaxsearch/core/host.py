@@ -56,7 +56,7 @@ def _propose(
         problem,
         proposal,
         prompts,
-        lambda latents, context: problem.objective.decoder(latents),
+        lambda problem, latents, context: problem.objective.decoder(latents),
         microbatch=microbatch,
         mesh=mesh,
     )

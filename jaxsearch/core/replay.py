@@ -32,7 +32,7 @@ def remake(
     problem: Problem,
     noise: Noise,
     prompts: Prompts,
-    finish: Callable[[Array, dict[str, Array]], PyTree],
+    finish: Callable[[Problem, Array, dict[str, Array]], PyTree],
     *,
     legs: Legs | None = None,
     microbatch: int | None = None,
@@ -92,7 +92,7 @@ def _gone(
         )
         proposal = _onwards(space, parent, steps, leg.end)
         child, _, cost, _ = expand(
-            moving, proposal, prompts, lambda latents, context: (), microbatch=microbatch, mesh=mesh
+            moving, proposal, prompts, lambda *_: (), microbatch=microbatch, mesh=mesh
         )
         return space.renoise(child, leg.back, renoising), cost
 
@@ -122,7 +122,7 @@ def replay(
         mesh: devices, with an axis named "particle"; None leaves placement to JAX.
     """
 
-    def nothing(latents: Array, context: dict[str, Array]) -> PyTree:
+    def nothing(problem: Problem, latents: Array, context: dict[str, Array]) -> PyTree:
         return ()
 
     return remake(

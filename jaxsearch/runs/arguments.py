@@ -32,6 +32,7 @@ class Execution(NamedTuple):
     output: str | None = None
     checkpoint_seconds: float = 30.0
     compilation_cache: str | None = None
+    devices: int | None = None
     quiet: bool = False
 
 

@@ -221,7 +221,7 @@ def make(
     run and in its replay, so that pictures are equal to the last bit.
     """
 
-    def look(latents: Array, context: dict[str, Array]) -> Made:
+    def look(problem: Problem, latents: Array, context: dict[str, Array]) -> Made:
         images = problem.objective.decoder(latents)
         scores = [verifier(images, context) for verifier in verifiers]
         return Made(images, jnp.stack(scores, axis=-1))

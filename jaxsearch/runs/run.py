@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxsearch.core.search import result_of, search_in_chunks, start
 from jaxsearch.core.types import SearchState
+from jaxsearch.parallel import particle_mesh, replicated
 from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build, files
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, versions
 from jaxsearch.runs.interruption import Interruption
@@ -39,13 +41,14 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
         UserError: if the config makes no sense or the folder is taken; nothing is written then.
         RunInterruptedError: on Ctrl-C, once the round under way is done and saved.
     """
+    mesh = _mesh(execution)
     built = build(config)
     folder = claim(path)
     with owned(path):
         claim(path)  # whoever came first has begun by now
         write_atomic(folder.config, config.to_yaml())
         write_json(folder.versions, versions(files(config)))
-        return _carry_out(config, built, folder, execution, console)
+        return _carry_out(config, built, folder, execution, console, mesh)
 
 
 def resume_run(
@@ -57,7 +60,7 @@ def resume_run(
         UserError: if there is no such run, it is in use or its checkpoint is damaged.
         RunInterruptedError: on Ctrl-C, once the round under way is done and saved.
     """
-    folder = existing(path)
+    folder, mesh = existing(path), _mesh(execution)
     with owned(path):
         if folder.summary.exists():
             summary = read_summary(folder)
@@ -65,7 +68,7 @@ def resume_run(
             return summary
         remove_partial(path)
         _check_versions(config, folder, console)
-        return _carry_out(config, build(config), folder, execution, console)
+        return _carry_out(config, build(config), folder, execution, console, mesh)
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:
@@ -104,13 +107,23 @@ def _check_versions(config: Config, folder: RunFolder, console: Console) -> None
         )
 
 
+def _mesh(execution: Execution) -> Mesh | None:
+    with explained("devices"):
+        return particle_mesh(execution.devices)
+
+
 def _carry_out(
-    config: Config, built: Built, folder: RunFolder, execution: Execution, console: Console
+    config: Config,
+    built: Built,
+    folder: RunFolder,
+    execution: Execution,
+    console: Console,
+    mesh: Mesh | None,
 ) -> dict[str, Any]:
     begun = time.monotonic()
     with Interruption(console) as interruption, CompileClock() as clock:
         state, searching, checkpoints = _search(
-            config, built, folder, execution, console, clock, interruption
+            config, built, folder, execution, console, clock, interruption, mesh
         )
         summary = write_results(config, built, folder, result_of(state), searching)
     total = time.monotonic() - begun
@@ -137,9 +150,11 @@ def _search(
     console: Console,
     clock: CompileClock,
     interruption: Interruption,
+    mesh: Mesh | None,
 ) -> tuple[SearchState, float, Checkpoints]:
     """The last state, the seconds of searching without compiling, and the checkpoints."""
-    key, searcher, problem, prompts = built.key, built.searcher, built.problem, built.prompts
+    key, searcher = built.key, built.searcher
+    problem, prompts = replicated((built.problem, built.prompts), mesh)
     shapes = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
     checkpoints = Checkpoints(folder.checkpoint, shapes, key, execution.checkpoint_seconds)
     restored = checkpoints.restore()
@@ -154,7 +169,7 @@ def _search(
 
     chunks = search_in_chunks(
         key, searcher, problem, prompts,
-        rounds_per_chunk=pace, state=state, microbatch=config.microbatch,
+        rounds_per_chunk=pace, state=state, microbatch=config.microbatch, mesh=mesh,
     )  # fmt: skip
     weights = round_weights(searcher, problem)
     with Reporter(console, weights, state, quiet=execution.quiet) as report:

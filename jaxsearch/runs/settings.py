@@ -42,6 +42,11 @@ EXECUTION = {
     "output": Setting(
         str | None, None, "the run folder, new or empty. null: runs/<model>-<searcher>-<time>"
     ),
+    "devices": Setting(
+        int | None,
+        None,
+        "devices to search on, which changes no result. null: all accelerators, or the CPU",
+    ),
     "checkpoint_seconds": Setting(float, 30.0, "how often a long search is saved, at most"),
     "compilation_cache": Setting(
         str | None, None, "folder of compiled programs, shared by all runs. null: the user's cache"

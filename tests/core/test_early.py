@@ -89,7 +89,7 @@ def test_the_score_is_that_of_the_samples_own_way(name):
         problem_,
         result.particle.noise,
         prompts,
-        lambda latents, context: LIKENESS(problem_.objective.decoder(latents), context),
+        lambda one, latents, context: LIKENESS(one.objective.decoder(latents), context),
         legs=result.particle.legs,
     )
     np.testing.assert_allclose(made.output, result.score, atol=1e-5)
