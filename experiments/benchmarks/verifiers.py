@@ -46,6 +46,7 @@ def _clip(**vision: Any) -> Pair:
         text=clip_text.ClipTextConfig(vocab_size=49408),
         vision=clip_vision.ClipVisionConfig(**vision),
         projection_dim=512,
+        end=49407,
     )
 
     def reference() -> Callable[[Any], Any]:
