@@ -55,8 +55,8 @@ def loaded_once(load: Loader) -> Loader:
 
 def _state(path: Path) -> tuple:
     """Which files there are, and which versions of them."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-    stats = [(file.name, file.stat()) for file in files]
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return (path.resolve(), *((name, one.st_size, one.st_mtime_ns) for name, one in stats))
 
 

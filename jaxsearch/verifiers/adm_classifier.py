@@ -13,7 +13,7 @@ from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models.adm import AdmConfig
 from jaxsearch.models.adm_classifier import PUBLISHED, build, from_guided_diffusion
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module, functional
+from jaxsearch.models.loading import abstract_module, functional, loaded_once
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.verifiers.facts import Facts, facts
@@ -82,7 +82,7 @@ def adm_classifier(
     )
 
 
-@functools.cache
+@loaded_once
 def _params(weights: str, checkpoint: str, dtype: Any) -> PyTree:
     config = PUBLISHED[checkpoint]
     tensors = read_weights("adm_classifier", weights, f"guided-diffusion's {checkpoint}.pt")

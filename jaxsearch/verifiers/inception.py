@@ -14,7 +14,7 @@ from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models.configs import read_text
 from jaxsearch.models.inception import InceptionConfig, build, from_pytorch_fid
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module, functional
+from jaxsearch.models.loading import abstract_module, functional, loaded_once
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.verifiers.facts import Facts, facts
@@ -118,7 +118,7 @@ def outputs(label_map: str, num_classes: int) -> tuple[int, ...]:
     return order
 
 
-@functools.cache
+@loaded_once
 def _order(label_map: str, num_classes: int) -> tuple[int, ...]:
     """All outputs, first those of labels in their order, then the rest."""
     if not label_map:
@@ -130,7 +130,7 @@ def _order(label_map: str, num_classes: int) -> tuple[int, ...]:
     return (*first, *sorted(set(range(num_classes)) - set(first)))
 
 
-@functools.cache
+@loaded_once
 def _params(weights: str, config: InceptionConfig, dtype: Any) -> PyTree:
     tensors = read_weights("inception", weights, "pt_inception-2015-12-05-6726825d.pth")
     abstract = abstract_module(build(config, dtype))

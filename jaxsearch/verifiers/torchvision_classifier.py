@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models import convnext, resnet, vit
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module, functional
+from jaxsearch.models.loading import abstract_module, functional, loaded_once
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.verifiers.classifier import classifier_probability
 from jaxsearch.verifiers.facts import Facts, facts
@@ -88,7 +88,7 @@ class _Network(NamedTuple):
     size: int | None  # of its images; None for any
 
 
-@functools.cache
+@loaded_once
 def _network(weights: str, dtype: Any) -> _Network:
     tensors = read_weights("torchvision_classifier", weights, "one of torchvision's classifiers")
     for family in _FAMILIES:

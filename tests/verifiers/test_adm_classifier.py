@@ -61,6 +61,19 @@ def test_equal_settings_are_one_program_and_one_set_of_weights(weights):
     assert one.apply is not adm_classifier(weights=weights, path="float").apply
 
 
+def test_a_file_that_changed_is_read_again(weights, tmp_path):
+    """Kills: weights that are kept by their path alone."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "classifier.pt"
+    before = torch.load(weights)
+    torch.save(before, path)
+    one = adm_classifier(weights=str(path))
+    torch.save({key: 2 * tensor for key, tensor in before.items()}, path)
+    other = adm_classifier(weights=str(path))
+    pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True)
+    assert not any(np.array_equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
