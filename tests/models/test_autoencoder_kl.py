@@ -133,7 +133,7 @@ def test_decoder_alone_or_within_the_whole(usual):
     one, two = (autoencoder_decoder(config, params) for params in (whole, half))
     assert jax.tree.structure(one) == jax.tree.structure(two)
     latents = jnp.asarray(normal(2, 1, 3, 3, 4))
-    np.testing.assert_array_equal(one(latents), two(latents))
+    np.testing.assert_array_equal(called(one, latents), called(two, latents))
 
 
 def test_equal_configs_share_one_program(usual):
@@ -159,8 +159,8 @@ def test_equal_configs_share_one_program(usual):
 def test_bfloat16_is_near(usual):
     config, params = load_autoencoder(usual[1])
     latents = jnp.asarray(normal(3, 2, 4, 4, 4)) * 0.2
-    exact = autoencoder_decoder(config, params)(latents)
-    rough = autoencoder_decoder(config, params, dtype=jnp.bfloat16)(latents)
+    exact = called(autoencoder_decoder(config, params), latents)
+    rough = called(autoencoder_decoder(config, params, dtype=jnp.bfloat16), latents)
     assert rough.dtype == jnp.float32
     assert 1e-4 < relative(rough, exact) < 0.1
     with pytest.raises(ValueError, match="dtype is float16: it must be float32 or bfloat16"):

@@ -114,11 +114,14 @@ def test_computes_as_diffusers_does(changes, tmp_path, record_property):
     x = normal(0, ROWS, config.input_size, config.input_size, config.in_channels)
     wanted = ask(reference, x, times, labels)
     module = abstract_module(lambda rngs: DiT(config, rngs=rngs))
-    found = nnx.merge(nnx.split(module)[0], params)(*given(x, times, labels))
+    graph = nnx.split(module)[0]
+    found = jax.jit(lambda params, *inputs: nnx.merge(graph, params)(*inputs))(
+        params, *given(x, times, labels)
+    )
     record_property("relative", relative(found, wanted))
     assert relative(found, wanted) < 2e-5
     assert found.dtype == jnp.float32
-    half = dit_network(config)(params, *given(x, times, labels))
+    half = jax.jit(dit_network(config))(params, *given(x, times, labels))
     np.testing.assert_allclose(half, found[..., : config.in_channels], rtol=1e-5, atol=1e-6)
 
 
@@ -136,8 +139,8 @@ def test_computes_as_diffusers_does_of_its_own_accord(usual, loaded):
         for embedding in embeddings:
             embedding.downscale_freq_shift = 0
     shifted = dataclasses.replace(config, frequency_shift=1)
-    assert relative(dit_network(shifted)(params, *given(x, times, labels)), wanted) < 2e-5
-    assert relative(dit_network(config)(params, *given(x, times, labels)), wanted) > 1e-2
+    assert relative(jax.jit(dit_network(shifted))(params, *given(x, times, labels)), wanted) < 2e-5
+    assert relative(jax.jit(dit_network(config))(params, *given(x, times, labels)), wanted) > 1e-2
 
 
 def test_position_embedding_by_hand():
@@ -153,14 +156,14 @@ def test_position_embedding_by_hand():
 def test_bfloat16_is_near_and_its_gradient_may_compute_again(loaded):
     config, params = loaded
     args = given(*inputs())
-    exact = dit_network(config)(params, *args)
-    rough = dit_network(config, dtype=jnp.bfloat16)(params, *args)
+    exact = jax.jit(dit_network(config))(params, *args)
+    rough = jax.jit(dit_network(config, dtype=jnp.bfloat16))(params, *args)
     assert rough.dtype == jnp.float32
     assert 1e-4 < relative(rough, exact) < 0.05
 
     def slope(remat):
         network = dit_network(config, remat=remat)
-        return jax.grad(lambda x: jnp.sum(network(params, x, *args[1:]) ** 2))
+        return jax.jit(jax.grad(lambda x: jnp.sum(network(params, x, *args[1:]) ** 2)))
 
     np.testing.assert_allclose(slope(True)(args[0]), slope(False)(args[0]), rtol=1e-3, atol=1e-4)
     assert "remat" in str(jax.make_jaxpr(slope(True))(args[0]))

@@ -242,7 +242,7 @@ def test_half_precision_is_asked_for(pickled, tmp_path):
     _, denoiser = load_folder(tmp_path / "folder", dtype="bfloat16")
     assert denoiser.params["map_layer0"]["kernel"].dtype == jnp.bfloat16
     assert denoiser.params["map_noise"]["freqs"].dtype == jnp.float32
-    half = denoiser(jnp.asarray(x), jnp.asarray(SIGMA), jnp.asarray(label)).x0
+    half = called(denoiser, jnp.asarray(x), jnp.asarray(SIGMA), jnp.asarray(label)).x0
     assert 1e-4 < error(half, np.asarray(plain)) < 0.1
 
 
