@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status.
 
     0 is success, 1 a replay that differs, 2 a request that cannot be met (one line on the standard
-    error says why), 130 an interruption.
+    error says why), 130 and 143 an interruption.
     """
     from jaxsearch.runs.errors import UserError
 
@@ -131,7 +131,7 @@ def _search(arguments: list[str]) -> int:
     try:
         summary = carry_out(config, path, execution, console)
     except RunInterruptedError as error:
-        return _complain(str(error), 130)
+        return _complain(str(error), error.status)
     if not execution.quiet:
         print_summary(Console(), summary, path)
     return 0

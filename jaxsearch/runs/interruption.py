@@ -1,4 +1,4 @@
-"""Ctrl-C as a question that a run answers between two rounds, and not in the middle of one."""
+"""Ctrl-C and SIGTERM as a question that a run answers between two rounds, and not within one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from typing import Any
 
 from rich.console import Console
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def status_of(number: int) -> int:
+    """The exit status that shells give to a process which a signal has ended."""
+    return 128 + number
+
 
 class Interruption:
-    """While it is entered, the first Ctrl-C only sets `wanted`; the second ends the process.
+    """While it is entered, the first signal only sets `wanted`; the second ends the process.
 
-    An exception thrown into a program under way would leave the device working while the
-    interpreter goes down, which can crash it. A thread listens, since the main one hears nothing
-    while it compiles or waits for the device. Outside the main thread nothing is caught.
+    The signals are Ctrl-C's and SIGTERM, which schedulers send before they take a machine away. An
+    exception thrown into a program under way would leave the device working while the interpreter
+    goes down, which can crash it. A thread listens, since the main one hears nothing while it
+    compiles or waits for the device. Outside the main thread nothing is caught.
 
     Args:
         console: told that the first one has been heard.
@@ -23,32 +31,37 @@ class Interruption:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._before: Any = None
-        self.wanted = False
+        self._before: dict[int, Any] = {}
+        self.wanted = 0
+        """The number of the signal that was heard; 0 before."""
 
     def _listen(self, pipe: int) -> None:
         with os.fdopen(pipe, "rb", buffering=0) as signals:
             while heard := signals.read(1):
-                if heard[0] != signal.SIGINT:
+                if heard[0] not in _SIGNALS:
                     continue
                 if self.wanted:
                     self._console.show_cursor(True)
-                    os._exit(130)  # files are whole or not there, so none is left in pieces
-                self.wanted = True
+                    # Files are whole or not there, so none is left in pieces.
+                    os._exit(status_of(heard[0]))
+                self.wanted = heard[0]
                 self._console.print("stopping after this round; Ctrl-C again stops at once")
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
-            self._before = signal.signal(signal.SIGINT, lambda number, frame: None)
+            self._before = {
+                number: signal.signal(number, lambda number, frame: None) for number in _SIGNALS
+            }
             self._wakeup = signal.set_wakeup_fd(self._writer)
             threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._before is not None:
+        if self._before:
             signal.set_wakeup_fd(self._wakeup)
-            signal.signal(signal.SIGINT, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
             os.close(self._writer)  # ends the thread
-            self._before = None
+            self._before = {}

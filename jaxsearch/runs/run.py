@@ -20,7 +20,7 @@ from jaxsearch.runs.config import Config
 from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, versions
-from jaxsearch.runs.interruption import Interruption
+from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
 
@@ -30,8 +30,10 @@ _LARGEST_REPLAY_DIFFERENCE = 1e-3
 class RunInterruptedError(Exception):
     """The user stopped a run; it can go on from its folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, number: int) -> None:
         super().__init__(f"interrupted: go on with `jaxsearch search --resume {folder}`")
+        self.status = status_of(number)
+        """Of the process, by the signal that it got."""
 
 
 def new_run(config: Config, path: Path, execution: Execution, console: Console) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
 
     Raises:
         UserError: if the config makes no sense or the folder is taken; nothing is written then.
-        RunInterruptedError: on Ctrl-C, once the round under way is done and saved.
+        RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
     mesh = _mesh(execution)
     built = build(config)
@@ -58,7 +60,7 @@ def resume_run(
 
     Raises:
         UserError: if there is no such run, it is in use or its checkpoint is damaged.
-        RunInterruptedError: on Ctrl-C, once the round under way is done and saved.
+        RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
     folder, mesh = existing(path), _mesh(execution)
     with owned(path):
@@ -180,7 +182,7 @@ def _search(
                 done = int(state.round)
                 if interruption.wanted:
                     checkpoints.save(state, spent())
-                    raise RunInterruptedError(folder.path)
+                    raise RunInterruptedError(folder.path, interruption.wanted)
                 checkpoints.offer(state, spent())
         finally:
             checkpoints.wait()

@@ -102,7 +102,8 @@ def wait_until(ready, process: subprocess.Popen[str]) -> None:
 
 def test_killed_again_and_again(base: Path, undisturbed: Path) -> None:
     run, chance = base / "killed", random.Random(4)
-    stops = [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT]
+    stops = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
+    statuses = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
     gone_on = 0
     for attempt, stop in enumerate(stops):
         begin = [*ARGUMENTS, "--output", str(run)] if attempt == 0 else ["--resume", str(run)]
@@ -118,7 +119,7 @@ def test_killed_again_and_again(base: Path, undisturbed: Path) -> None:
         assert process.poll() is None, "it was too fast to be killed: give it more rounds"
         process.send_signal(stop)
         _, error = process.communicate(timeout=60)
-        assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL), error
+        assert process.returncode == statuses[stop], error
         gone_on += "going on after round" in error
         check_whole(run)
         assert not (run / "summary.json").exists()
