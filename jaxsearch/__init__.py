@@ -2,6 +2,7 @@
 
 from jaxsearch.core.aggregate import AGGREGATES, mean_rank, total, weighted, worst
 from jaxsearch.core.budget import largest
+from jaxsearch.core.early import keep_estimate
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import realise
@@ -92,6 +93,7 @@ __all__ = (
     "evaluate",
     "flow",
     "karras",
+    "keep_estimate",
     "largest",
     "lookahead",
     "mean_rank",

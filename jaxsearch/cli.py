@@ -197,9 +197,9 @@ def _list(arguments: list[str]) -> int:
     from jaxsearch.runs.report import print_catalogue
 
     kinds = [name if name.endswith("s") else f"{name}s" for name in arguments]
-    for kind in kinds:
+    for kind, name in zip(kinds, arguments, strict=True):
         if kind not in _LISTED:
-            raise unknown("unknown list", kind, _LISTED)
+            raise unknown("unknown list", name, _LISTED)
     print_catalogue(Console(), catalogue(kinds or _LISTED))
     return 0
 

@@ -322,6 +322,7 @@ def test_list_says_what_verifiers_are_chosen_by(capsys: pytest.CaptureFixture[st
     clip = ["-1 to 2.5", "path=float", "pixels, prompt", "openai/clip-vit-large-patch14", "MIT"]
     assert [one.split(" and ")[0] for one in found["clip_score"]] == clip
     assert {"judge", "inception", "self_supervised", "zero_shot"} <= set(found)
+    assert "AGPL-3.0" in found["aesthetic"][-1]
     out = io.StringIO()
     print_catalogue(Console(file=out, force_terminal=True, width=200), catalogue(["verifiers"]))
     assert (
@@ -486,7 +487,7 @@ def test_a_bad_request_gets_one_line_and_no_folder(
     [
         (["serch"], "unknown command 'serch': did you mean search"),
         (["list", "searcherz"], "did you mean searchers"),
-        (["search", "--devices", "99"], "devices is 99, but there are 8 here"),
+        (["search", "--devices", "99"], "devices is 99: this machine has 8"),
         (["search", "--devices", "0"], "devices is 0: it must be a whole number from 1"),
         (["replay"], "required: RUN"),
         (["replay", "nothing"], "nothing is no run folder"),

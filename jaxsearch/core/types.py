@@ -181,12 +181,14 @@ class Verifier:
         apply: `(params, images [n,h,w,c] float32 in [0,1], context) -> [n] float32`, where
             `context` is a dict of arrays [n, ...] that describe what was asked for.
         needs: the entries of `context` that it reads, such as `("label",)`.
+        num_labels: how many labels it knows, from 0; None if it reads none, or takes any.
         params: weights, any pytree.
     """
 
     name: str = static()
     apply: Callable[[PyTree, Array, dict[str, Array]], Array] = static()
     needs: tuple[str, ...] = static(default=())
+    num_labels: int | None = static(default=None)
     params: PyTree = ()
 
     def __call__(self, images: Array, context: dict[str, Array]) -> Array:
@@ -199,7 +201,7 @@ class Verifier:
         if missing:
             remedy = f"pass Prompts(context={{{missing[0]!r}: ...}})"
             if missing[0] == ESTIMATE:
-                remedy = "take the solver keep_estimate(solver, level=...)"
+                remedy = "take the solver jaxsearch.keep_estimate(solver, level=...)"
             raise ValueError(
                 f"verifier {self.name!r} needs {missing[0]!r} in the prompts' context, which has "
                 f"{sorted(context) or 'nothing'}: {remedy}"

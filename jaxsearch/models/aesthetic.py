@@ -38,6 +38,7 @@ class AestheticHead(NamedTuple):
 
     weight: Array  # [features] float32
     bias: Array  # [] float32
+    encoder: str  # whose embedding: "clip" or "siglip"
 
 
 @loaded_once
@@ -59,9 +60,12 @@ def load_aesthetic_head(path: str | os.PathLike[str]) -> AestheticHead:
     """
     tensors = read_state_dict(path)
     weight, bias = affine(_layers(tensors, path))
+    encoder = "siglip" if any("scoring_head" in key for key in tensors) else "clip"
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():
-        return AestheticHead(jnp.asarray(weight[0], jnp.float32), jnp.asarray(bias[0], jnp.float32))
+        return AestheticHead(
+            jnp.asarray(weight[0], jnp.float32), jnp.asarray(bias[0], jnp.float32), encoder
+        )
 
 
 def affine(layers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ValueError: if it cannot be read, or is in another encoding. The message names it.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # with or without its mark
     except OSError as error:
         raise ValueError(f"cannot read {path}: {os.strerror(error.errno or 0).lower()}") from error
     except UnicodeDecodeError as error:

@@ -28,7 +28,7 @@ def particle_mesh(num: int | None = None) -> Mesh | None:
         num = 1 if devices[0].platform == "cpu" else len(devices)
     check_count("devices", num)
     if num > len(devices):
-        raise ValueError(f"devices is {num}, but there are {len(devices)} here")
+        raise ValueError(f"devices is {num}: this machine has {len(devices)}, take no more")
     if num == 1:
         return None
     return Mesh(np.asarray(devices[:num]), (PARTICLE_AXIS,), axis_types=(AxisType.Auto,))

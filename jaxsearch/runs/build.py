@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsearch.core.budget import largest
 from jaxsearch.core.early import keep_estimate
@@ -83,9 +84,10 @@ def files(config: Config) -> dict[str, Path]:
     found = dict(entry(config.model.name).files)
     for part in config.guide + config.report:
         if part.name in PUBLISHED:
-            for weights in (part.settings.get(key) for key in FILES):
-                read = files_of(weights) if weights else {}
-                found |= {f"{part.name}/{name}": path for name, path in read.items()}
+            for key in FILES:
+                given = part.settings.get(key)
+                read = files_of(given) if given else {}
+                found |= {f"{part.name}/{key}/{name}": path for name, path in read.items()}
     return found
 
 
@@ -112,20 +114,15 @@ def build(config: Config) -> Built:
     with explained("prompts"):
         prompts = model.prompts(config.prompts)
     verifiers: dict[str, Verifier] = {}
-    levels: dict[str, float] = {}
     for column, one in built.items():
         if isinstance(one, Prompted):
             with explained(column):
                 context = {**prompts.context, **one.context(config.prompts)}
             prompts, one = prompts._replace(context=context), one.verifier
         if isinstance(one, Early):
-            levels[column], one = one.level, one.verifier
+            solver, one = keep_estimate(solver, level=one.level), one.verifier
         verifiers[column] = one
-    if len(set(levels.values())) > 1:
-        raise UserError(f"estimates are kept at one noise level, but {levels} want several")
-    for level in set(levels.values()):
-        solver = keep_estimate(solver, level=level)
-    _check_context(verifiers, prompts, name)
+    _check_context(verifiers, prompts, config)
     guides = tuple(verifiers[part.name] for part in config.guide)
     aggregate: Aggregate = part_of("aggregate", config.aggregate)
     with explained(aggregate.name):
@@ -188,14 +185,23 @@ def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
         )
 
 
-def _check_context(verifiers: dict[str, Verifier], prompts: Prompts, model: str) -> None:
+def _check_context(verifiers: dict[str, Verifier], prompts: Prompts, config: Config) -> None:
     for name, verifier in verifiers.items():
         missing = [need for need in verifier.needs if need not in (*prompts.context, ESTIMATE)]
         if missing:
             raise UserError(
-                f"{name} needs the {missing[0]} of a prompt, which prompts of {model} do not have: "
-                "take another verifier"
+                f"{name} needs the {missing[0]} of a prompt, which prompts of {config.model.name} "
+                "do not have: take another verifier"
             )
+        if verifier.num_labels is None:
+            continue
+        labels = np.asarray(prompts.context[verifier.needs[0]])
+        for text, label in zip(config.prompts, labels.tolist(), strict=True):
+            if label >= verifier.num_labels:
+                raise UserError(
+                    f"{name} knows {verifier.num_labels} classes, but the prompt {text!r} is class "
+                    f"{label}, counted from 0: leave it out, or give a classifier that knows it"
+                )
 
 
 class Made(NamedTuple):

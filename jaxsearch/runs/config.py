@@ -158,8 +158,10 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full = overlay(overlay(_DEFAULTS, entry.defaults), raw)
     # A run may be taken up or replayed from anywhere.
     full["model"] = {**full["model"], "name": located(model)}
-    full["guide"] = list(dict.fromkeys(full["guide"]))
-    full["report"] = [name for name in dict.fromkeys(full["report"]) if name not in full["guide"]]
+    for key in ("guide", "report"):
+        if twice := [name for name in full[key] if full[key].count(name) > 1]:
+            raise UserError(f"{key} names {twice[0]} twice: name each verifier once")
+    full["report"] = [name for name in full["report"] if name not in full["guide"]]
     if not full["guide"]:
         raise UserError("no guide: name at least one verifier to search for")
     chosen, given = full["guide"] + full["report"], raw.get("verifiers", {})

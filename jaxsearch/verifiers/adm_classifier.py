@@ -78,7 +78,10 @@ def adm_classifier(
     config, type_ = PUBLISHED[checkpoint], compute_type(dtype)
     params = _params(str(weights), checkpoint, type_)
     return classifier_probability(
-        "adm_classifier", logits(config, input_range, float(time), path, type_), params
+        "adm_classifier",
+        logits(config, input_range, float(time), path, type_),
+        params,
+        num_labels=config.out_channels,
     )
 
 

@@ -16,6 +16,7 @@ def classifier_probability(
     logits_apply: Callable[[PyTree, Array], Array],
     params: PyTree,
     *,
+    num_labels: int | None = None,
     label: str = "label",
 ) -> Verifier:
     """The softmax probability of the class that was asked for, in [0, 1].
@@ -26,6 +27,7 @@ def classifier_probability(
             classifier's own preprocessing inside. Pass the same function object each time:
             another one is compiled anew.
         params: weights of the classifier.
+        num_labels: how many classes there are, so that others are refused before a run.
         label: the entry of the context that holds the class, int32 [n], from 0.
 
     Returns:
@@ -33,7 +35,11 @@ def classifier_probability(
     """
 
     return Verifier(
-        name=name, apply=_probability(logits_apply, label), needs=(label,), params=params
+        name=name,
+        apply=_probability(logits_apply, label),
+        needs=(label,),
+        num_labels=num_labels,
+        params=params,
     )
 
 

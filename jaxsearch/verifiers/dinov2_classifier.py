@@ -22,6 +22,7 @@ def dinov2_classifier(
     *,
     preprocess: Preprocess,
     score: Score = "logit",
+    num_labels: int | None = None,
     label: str = "label",
 ) -> Verifier:
     """What a classifier says of the class that was asked for.
@@ -34,6 +35,7 @@ def dinov2_classifier(
         preprocess: what stands before it.
         score: the `"logit"` of the class, of any size, by which Ma et al. 2025 choose; or its
             `"probability"` among all, in [0, 1].
+        num_labels: how many classes there are, so that others are refused before a run.
         label: the entry of the context that holds the class, int32 [n], from 0.
 
     Returns:
@@ -50,7 +52,7 @@ def dinov2_classifier(
     if score not in ("logit", "probability"):
         raise ValueError(f"score is {score!r}: it must be 'logit' or 'probability'")
     apply = _apply(logits, preprocess, score, label)
-    return Verifier(name=name, apply=apply, needs=(label,), params=params)
+    return Verifier(name=name, apply=apply, needs=(label,), num_labels=num_labels, params=params)
 
 
 @functools.cache

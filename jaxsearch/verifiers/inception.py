@@ -77,7 +77,8 @@ def inception(
     params = _params(str(weights), CONFIG, type_)
     order = _order(str(label_map), CONFIG.num_classes)
     apply = _logits(CONFIG, type_, order, resize, bool(bias), path)
-    return classifier_probability("inception", apply, params)
+    num_labels = len(outputs(str(label_map), CONFIG.num_classes))
+    return classifier_probability("inception", apply, params, num_labels=num_labels)
 
 
 def prepared(images: Array, resize: str, path: Path) -> Array:

@@ -78,7 +78,10 @@ def torchvision_classifier(
     wanted = Preprocessing(size, short_side, filter, IMAGENET_MEAN, IMAGENET_STD)
     wanted.check()
     return classifier_probability(
-        "torchvision_classifier", _logits(found.apply, wanted, path), found.params
+        "torchvision_classifier",
+        _logits(found.apply, wanted, path),
+        found.params,
+        num_labels=found.num_classes,
     )
 
 
@@ -86,6 +89,7 @@ class _Network(NamedTuple):
     apply: Callable[..., Array]
     params: PyTree
     size: int | None  # of its images; None for any
+    num_classes: int
 
 
 @loaded_once
@@ -97,7 +101,7 @@ def _network(weights: str, dtype: Any) -> _Network:
             abstract = abstract_module(family.build(config, dtype))
             params = load_state_dict(abstract, family.from_torchvision(tensors), source=weights)
             apply = _function(family, config, dtype)
-            return _Network(apply, params, getattr(config, "image_size", None))
+            return _Network(apply, params, getattr(config, "image_size", None), config.num_classes)
     raise ValueError(f"{weights} holds neither a ResNet, a ConvNeXt nor a ViT of torchvision's")
 
 

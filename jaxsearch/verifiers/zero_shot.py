@@ -99,7 +99,7 @@ def zero_shot(
         "logit_scale": jnp.asarray(logit_scale, jnp.float32),
     }
     apply = _apply(embed, preprocess, score, label)
-    return Verifier(name=name, apply=apply, needs=(label,), params=weights)
+    return Verifier(name=name, apply=apply, needs=(label,), num_labels=len(classes), params=weights)
 
 
 @functools.cache

@@ -123,7 +123,7 @@ def test_what_is_renoised_behind_its_level_keeps_it():
 
 def test_without_it_the_remedy_is_named():
     plain = dataclasses.replace(problem(), solver=cases.solvers()["heun_edm"])
-    with pytest.raises(ValueError, match=r"needs 'estimate'.*take the solver keep_estimate"):
+    with pytest.raises(ValueError, match=r"needs 'estimate'.*solver jaxsearch.keep_estimate"):
         search(jax.random.key(0), SEARCHERS["best_of_n"], plain, toys.prompts(2))
 
 

@@ -15,7 +15,7 @@ def test_a_mesh_has_the_devices_that_were_asked_for():
     assert particle_mesh() is None  # a CPU is one device to users
     assert particle_mesh(1) is None
     assert particle_mesh(4).shape == {"particle": 4}
-    for wrong, message in ((9, "devices is 9, but there are 8 here"), (0, "devices is 0")):
+    for wrong, message in ((9, "devices is 9: this machine has 8"), (0, "devices is 0")):
         with pytest.raises(ValueError, match=message):
             particle_mesh(wrong)
 

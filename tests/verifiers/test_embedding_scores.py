@@ -37,7 +37,7 @@ IMAGES = random(0, 6, SIDE, SIDE, 3)
 TURN = random(1, 3, FEATURES) - 0.3
 TEXTS = random(2, 6, FEATURES) - 0.5
 EMBEDDINGS = np.asarray(embed(TURN, preprocess(IMAGES)), np.float64)
-HEAD = AestheticHead(random(3, FEATURES), jnp.float32(5.25))
+HEAD = AestheticHead(random(3, FEATURES), jnp.float32(5.25), "clip")
 NAMES = random(4, CLASSES, FEATURES) - 0.5
 SCALE, BIAS = jnp.float32(1.5), jnp.float32(-2.0)
 CONTEXT = {
@@ -79,7 +79,7 @@ BUILT = {
         softmax(np.exp(1.5) * ALL)[PICKED],
     ),
     "aesthetic": (
-        with_preprocess(aesthetic, *HEAD),
+        with_preprocess(aesthetic, HEAD.weight, HEAD.bias),
         angle(EMBEDDINGS, np.asarray(HEAD.weight)) * np.linalg.norm(HEAD.weight) + 5.25,
     ),
     "self-supervised": (

@@ -197,3 +197,12 @@ def test_how_far_scores_move_between_the_paths(case, settings, record_property):
     moved = float(np.max(np.abs(scores[0] - scores[1])) / np.ptp(scores[1]))
     record_property("moved", moved)
     assert 1e-6 < moved < 0.05
+
+
+def test_a_predictor_goes_with_the_encoder_it_was_trained_on(settings):
+    """Kills: version 2.5 on CLIP, or any on DINOv2, where the number of features happens to fit."""
+    heads = {case: settings[case]["head"] for case in ("aesthetic", "aesthetic 2.5")}
+    wrong = (("self_supervised", "aesthetic 2.5"), ("clip_score", "aesthetic 2.5"))
+    for other, head in (*wrong, ("siglip_score", "aesthetic")):
+        with pytest.raises(ValueError, match="give the encoder that it was trained on"):
+            PUBLISHED["aesthetic"](weights=settings[other]["weights"], head=heads[head])

@@ -30,6 +30,8 @@ def work(reference, tmp_path, monkeypatch):
     """A folder beside which the weights lie, by names without a path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    (tmp_path / "twice.txt").write_text("a\nb\na\n")
     for name in ("clip", "head.pth"):
         (tmp_path / name).symlink_to(reference[1] / name)
     return tmp_path
@@ -96,7 +98,7 @@ def test_classes_are_those_of_transformers_on_the_published_pictures(reference, 
     ) for part in (f"--verifiers.zero_shot.{key}", value)]  # fmt: skip
     assert search("--guide", "zero_shot", *more, "--report", "judge", "--output", "run") == 0
     noted = json.loads((work / "run" / "versions.json").read_text())["files"]
-    assert {"zero_shot/names.txt", "zero_shot/templates.txt"} <= set(noted)
+    assert {"zero_shot/classes/names.txt", "zero_shot/templates/templates.txt"} <= set(noted)
     rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
     for index, row in enumerate(rows):
         picture = embedding(model, work / "run" / "images" / f"found_{index:04d}.png")
@@ -124,11 +126,27 @@ def test_a_sample_is_likened_to_an_early_estimate_of_it(work, capsys):
 def test_a_run_finds_and_knows_its_verifiers_weights_from_anywhere(work, monkeypatch, capsys):
     assert search("--guide", "clip_score", *CLIP, "--report", "brightness", "--output", "run") == 0
     noted = json.loads((work / "run" / "versions.json").read_text())["files"]
-    assert {"clip_score/model.safetensors", "clip_score/vocab.json"} <= set(noted)
+    assert {"clip_score/weights/model.safetensors", "clip_score/weights/vocab.json"} <= set(noted)
     (work / "elsewhere").mkdir()
     monkeypatch.chdir(work / "elsewhere")
     assert cli.main(["replay", "../run"]) == 0
     assert "3 of 3 images identical" in capsys.readouterr().out
+
+
+def test_files_of_one_name_are_told_apart(work, capsys):
+    """Kills: a run that notes one of two files of the same name, and goes on with another one."""
+    for folder, lines in (("one", [f"the {name}" for name in "abcdefghij"]), ("two", ["a {}"])):
+        (work / folder).mkdir()
+        (work / folder / "list.txt").write_text("\n".join(lines))
+    more = ["--verifiers.zero_shot.weights", "clip", "--report", "brightness"]
+    more += ["--verifiers.zero_shot.classes", "one/list.txt"]
+    more += ["--verifiers.zero_shot.templates", "two/list.txt"]
+    assert search("--guide", "zero_shot", *more, "--output", "run") == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"zero_shot/classes/list.txt", "zero_shot/templates/list.txt"} <= set(noted)
+    (work / "one" / "list.txt").write_text("\n".join("ABCDEFGHIJ"))
+    cli.main(["replay", "run"])
+    assert "zero_shot/classes/list.txt is not what it was" in capsys.readouterr().out
 
 
 def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
@@ -175,6 +193,33 @@ def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
             ],
             "cannot read none.txt",
         ),
+        (
+            [
+                "--guide",
+                "zero_shot",
+                "--verifiers.zero_shot.weights",
+                "clip",
+                "--verifiers.zero_shot.classes",
+                "three.txt",
+            ],
+            "zero_shot knows 3 classes, but the prompt '3' is class 3, counted from 0",
+        ),
+        (
+            [
+                "--guide",
+                "zero_shot",
+                "--verifiers.zero_shot.weights",
+                "clip",
+                "--verifiers.zero_shot.classes",
+                "twice.txt",
+            ],
+            "twice.txt: line 3 says 'a' again",
+        ),
+        (
+            ["--guide", "siglip_score", "--verifiers.siglip_score.weights", "clip"],
+            "clip: the config's ",
+        ),
+        (["--guide", "clip_score", "clip_score", *CLIP], "guide names clip_score twice"),
         (["--guide", "siglip_score"], "give those of google/siglip-so400m-patch14-384"),
         (["--guide", "adm_classifier"], "adm_classifier comes without weights"),
     ],

@@ -102,7 +102,7 @@ def classifier() -> Verifier:
     It takes decoded images of any enlargement, grey or RGB.
     """
     apply = network("classifier")
-    return classifier_probability("classifier", apply, weights("classifier"))
+    return classifier_probability("classifier", apply, weights("classifier"), num_labels=10)
 
 
 @facts(Facts((0, 1), "yes", ("label",)))
@@ -112,4 +112,5 @@ def judge() -> Verifier:
 
     Never guide a search by it: it is there to say what a guided search is worth.
     """
-    return classifier_probability("judge", network("judge"), weights("judge"))
+    apply = network("judge")
+    return classifier_probability("judge", apply, weights("judge"), num_labels=10)

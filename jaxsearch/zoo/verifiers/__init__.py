@@ -30,4 +30,4 @@ PUBLISHED: dict[str, Callable[..., Any]] = {
     "zero_shot": zero_shot,
 }
 
-__all__ = ["FILES", "PUBLISHED", "Early", "Prompted", "files_of", "located"]
+__all__ = ["FILES", "PUBLISHED", "Early", "Prompted", "files_of", "located", *PUBLISHED]

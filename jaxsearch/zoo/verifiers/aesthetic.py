@@ -10,7 +10,7 @@ from jaxsearch.models.aesthetic import load_aesthetic_head
 from jaxsearch.verifiers import aesthetic as scores
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.verifiers.encoders import image_encoder
-from jaxsearch.zoo.verifiers.prompted import checkpoint
+from jaxsearch.zoo.verifiers.prompted import checkpoint, naming
 
 
 @facts(
@@ -18,8 +18,9 @@ from jaxsearch.zoo.verifiers.prompted import checkpoint
         (-math.inf, math.inf),
         "path=float",
         (),
-        "openai/clip-vit-large-patch14 and sac+logos+ava1-l14-linearMSE.pth",
-        "MIT and Apache-2.0",
+        "openai/clip-vit-large-patch14 and sac+logos+ava1-l14-linearMSE.pth; or, of version 2.5, "
+        "google/siglip-so400m-patch14-384 and aesthetic_predictor_v2_5.pth",
+        "MIT and Apache-2.0; of version 2.5 Apache-2.0 and AGPL-3.0",
     )
 )
 def aesthetic(
@@ -43,7 +44,7 @@ def aesthetic(
             `aesthetic_predictor_v2_5.pth` (AGPL-3.0).
         path: `"8bit"` judges the levels of a picture's file and has no gradient; `"float"` judges
             what the decoder gives, and has one.
-        dtype: of CLIP's weights and computation.
+        dtype: of the encoder's weights and computation.
         remat: whether a gradient computes each block of the network again, which takes longer,
             instead of keeping what is inside it.
 
@@ -56,11 +57,17 @@ def aesthetic(
     folder = checkpoint("aesthetic", weights, "openai/clip-vit-large-patch14")
     if not head:
         raise ValueError(
-            "aesthetic comes without its predictor: give sac+logos+ava1-l14-linearMSE.pth by "
-            "--verifiers.aesthetic.head"
+            "aesthetic comes without its predictor: give sac+logos+ava1-l14-linearMSE.pth, or with "
+            "SigLIP aesthetic_predictor_v2_5.pth, by --verifiers.aesthetic.head"
         )
-    encoder = image_encoder(folder, path=path, dtype=dtype, remat=remat)
+    with naming(folder):
+        encoder = image_encoder(folder, path=path, dtype=dtype, remat=remat)
     predictor = load_aesthetic_head(head)
+    if predictor.encoder != encoder.family:
+        raise ValueError(
+            f"{head} rates what a {predictor.encoder} sees, but {weights} is a {encoder.family}: "
+            "give the encoder that it was trained on"
+        )
     if predictor.weight.shape != (encoder.features,):
         raise ValueError(
             f"{head} reads {predictor.weight.shape[0]} features, but the embeddings of {weights} "

@@ -12,7 +12,7 @@ from jaxsearch.verifiers import clip_score as scores
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.texts import text_encoder
 from jaxsearch.zoo.verifiers.encoders import clip_images
-from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint
+from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint, naming
 
 
 @facts(
@@ -52,7 +52,8 @@ def clip_score(
         ValueError: if there are no weights, or of something else; if a setting is unknown.
     """
     folder = checkpoint("clip_score", weights, "openai/clip-vit-large-patch14")
-    clip = load_clip(folder, dtype=dtype)
+    with naming(folder):
+        clip = load_clip(folder, dtype=dtype)
     texts = clip.config.text
     verifier = scores.clip_score(
         "clip_score",

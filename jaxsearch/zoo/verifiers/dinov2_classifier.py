@@ -11,7 +11,7 @@ from jaxsearch.models.dinov2_folder import load_dinov2, load_dinov2_head
 from jaxsearch.verifiers import dinov2_classifier as scores
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.verifiers.encoders import dinov2_images
-from jaxsearch.zoo.verifiers.prompted import checkpoint
+from jaxsearch.zoo.verifiers.prompted import checkpoint, naming
 
 
 @facts(
@@ -52,7 +52,8 @@ def dinov2_classifier(
         ValueError: if there are no weights, or of something else; if a setting is unknown.
     """
     source = checkpoint("dinov2_classifier", weights, "facebook/dinov2-base-imagenet1k-1-layer")
-    network = load_dinov2(source, dtype=dtype)
+    with naming(source):
+        network = load_dinov2(source, dtype=dtype)
     linear = network.head
     if head:
         linear = load_dinov2_head(head, hidden_size=network.config.hidden_size)
@@ -69,4 +70,5 @@ def dinov2_classifier(
         {"backbone": network.params, "head": linear.params},
         preprocess=dinov2_images(path),
         score=score,
+        num_labels=linear.num_classes,
     )

@@ -30,6 +30,7 @@ class ImageEncoder(NamedTuple):
     params: PyTree
     preprocess: Preprocess
     features: int
+    family: str  # "clip", "siglip" or "dinov2"
 
 
 def clip_images(size: int, path: resize.Path) -> Preprocess:
@@ -63,17 +64,16 @@ def image_encoder(
         clip = load_clip(source, dtype=dtype)
         prepare = clip_images(clip.config.vision.image_size, path)
         network = clip_image_network(clip.config, **options)
-        return ImageEncoder(network, clip.images, prepare, clip.config.projection_dim)
+        return ImageEncoder(network, clip.images, prepare, clip.config.projection_dim, family)
     if family == "siglip":
         siglip = load_siglip(source, dtype=dtype)
         vision = siglip.config.vision
         prepare = preprocessing(Preprocessing(vision.image_size, None, "bicubic"), path)
         network = siglip_image_network(vision, **options)
-        return ImageEncoder(network, siglip.images, prepare, vision.hidden_size)
+        return ImageEncoder(network, siglip.images, prepare, vision.hidden_size, family)
     if family in ("dinov2", "dinov2_with_registers"):
         dino = load_dinov2(source, dtype=dtype)
         network = dinov2_network(dino.config, **options)
-        return ImageEncoder(network, dino.params, dinov2_images(path), dino.config.hidden_size)
-    raise ValueError(
-        f"{source}: model_type is {family!r}, but there is only clip, siglip and dinov2"
-    )
+        features = dino.config.hidden_size
+        return ImageEncoder(network, dino.params, dinov2_images(path), features, "dinov2")
+    raise ValueError(f"model_type is {family!r}, but there is only clip, siglip and dinov2")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,17 @@ def checkpoint(verifier: str, weights: str, published: str) -> Path:
             f"--verifiers.{verifier}.weights"
         )
     return _place(weights)
+
+
+@contextlib.contextmanager
+def naming(source: Path) -> Iterator[None]:
+    """Has errors say of which folder or file they are."""
+    try:
+        yield
+    except ValueError as error:
+        if str(source) in str(error):
+            raise
+        raise ValueError(f"{source}: {error}") from error
 
 
 FILES = ("weights", "head", "label_map", "classes", "templates")

@@ -8,7 +8,7 @@ from jaxsearch.core.checks import check_range
 from jaxsearch.verifiers import self_supervised as scores
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.verifiers.encoders import image_encoder
-from jaxsearch.zoo.verifiers.prompted import Early, checkpoint
+from jaxsearch.zoo.verifiers.prompted import Early, checkpoint, naming
 
 
 @facts(
@@ -31,7 +31,8 @@ def self_supervised(
     """Rewards samples that were foreseen: likeness of the sample and of an early estimate of it.
 
     It is the cosine of the features of both. No label and no prompt is needed. An estimate is one
-    more decode for each sample that is judged.
+    more decode for each sample that is judged. A partial sample that has not come to the level is
+    its own latest estimate, so that all score 1: search whole samples, or with `--value rollout`.
 
     Args:
         weights: a DINOv2, CLIP or SigLIP in the form of transformers, such as
@@ -53,7 +54,8 @@ def self_supervised(
     """
     check_range("level", level, 0.0, open_low=True)
     folder = checkpoint("self_supervised", weights, "facebook/dinov2-base")
-    encoder = image_encoder(folder, path=path, dtype=dtype, remat=remat)
+    with naming(folder):
+        encoder = image_encoder(folder, path=path, dtype=dtype, remat=remat)
     verifier = scores.self_supervised(
         "self_supervised", encoder.embed, encoder.params, preprocess=encoder.preprocess
     )

@@ -13,7 +13,7 @@ from jaxsearch.verifiers import siglip_score as scores
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.verifiers.resize import Preprocessing
 from jaxsearch.zoo.texts import text_encoder
-from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint, preprocessing
+from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint, naming, preprocessing
 
 
 @facts(
@@ -54,7 +54,8 @@ def siglip_score(
         ValueError: if there are no weights, or of something else; if a setting is unknown.
     """
     folder = checkpoint("siglip_score", weights, "google/siglip-so400m-patch14-384")
-    siglip = load_siglip(folder, dtype=dtype)
+    with naming(folder):
+        siglip = load_siglip(folder, dtype=dtype)
     images, texts = siglip.config.vision, siglip.config.text
     verifier = scores.siglip_score(
         "siglip_score",

@@ -12,7 +12,7 @@ from jaxsearch.verifiers import zero_shot as scores
 from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.texts import text_encoder
 from jaxsearch.zoo.verifiers.encoders import clip_images
-from jaxsearch.zoo.verifiers.prompted import checkpoint
+from jaxsearch.zoo.verifiers.prompted import checkpoint, naming
 
 
 @facts(
@@ -65,7 +65,8 @@ def zero_shot(
             "zero_shot comes without classes: give a file of their names, one a line, by "
             "--verifiers.zero_shot.classes"
         )
-    clip = load_clip(folder, dtype=dtype)
+    with naming(folder):
+        clip = load_clip(folder, dtype=dtype)
     encode = text_encoder(
         clip_text_embedding_network(clip.config, dtype=dtype),
         clip.texts,
@@ -91,10 +92,14 @@ def _lines(path: str) -> list[str]:
     """The lines of a file.
 
     Raises:
-        ValueError: if it cannot be read, has none, or one is blank.
+        ValueError: if it cannot be read, has none, or one is blank or stands there twice.
     """
     lines = [line.strip() for line in read_text(path).splitlines()]
-    if not lines or "" in lines:
-        place = lines.index("") + 1 if lines else 1
-        raise ValueError(f"{path}: line {place} is blank, but there is one thing on each line")
+    if not lines:
+        raise ValueError(f"{path} is empty: write one thing on each line")
+    for number, line in enumerate(lines):
+        if not line:
+            raise ValueError(f"{path}: line {number + 1} is blank: write one thing on each line")
+        if line in lines[:number]:
+            raise ValueError(f"{path}: line {number + 1} says {line!r} again: write it once")
     return lines
