@@ -45,10 +45,7 @@ def keep_estimate(solver: Solver, *, level: float) -> Solver:
         ValueError: if the level is no positive number.
     """
     check_range("level", level, 0.0, open_low=True)
-    schedule = solver.schedule
-    with np.errstate(divide="ignore"):  # pure noise has no signal
-        levels = schedule.sigma[:-1] / schedule.alpha[:-1]
-    at = int(np.argmin(np.abs(np.log(levels) - np.log(level))))
+    at = int(np.argmin(np.abs(np.log(solver.schedule.levels) - np.log(level))))
     return _keeping(solver, at)
 
 

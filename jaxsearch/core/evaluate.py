@@ -141,9 +141,9 @@ def _by_microbatch(
 ) -> PyTree:
     """Applies `run` to rows [N, ...] in microbatches, sharded over the particle axis.
 
-    Each device runs the program that a single one runs on as many rows, whole: a compiler that
-    divided one program among devices would fuse it otherwise, and round its sums otherwise. Rows
-    are padded with copies of the last one; what the copies return is dropped.
+    Each device runs the program that a single one runs on as many rows, whole: of one program that
+    a compiler divides among devices, all of them agree on every loop and branch. Rows are padded
+    with copies of the last one; what the copies return is dropped.
 
     Args:
         run: `(shared, rows [n, ...]) -> [n, ...]`.

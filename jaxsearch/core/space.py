@@ -124,13 +124,11 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
             legs,
         )
 
-    with np.errstate(divide="ignore"):  # pure noise has no signal
-        levels = tuple((schedule.sigma[:-1] / schedule.alpha[:-1]).tolist())
     return NoiseSpace(
         shape,
         solver.num_steps,
         solver.active,
-        levels,
+        tuple(schedule.levels.tolist()),
         rank,
         root,
         renoise,

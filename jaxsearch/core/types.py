@@ -82,6 +82,12 @@ class Schedule:
         """`T`, the number of solver steps."""
         return len(self.times) - 1
 
+    @property
+    def levels(self) -> np.ndarray:
+        """[T] noise-to-signal ratio at which a step begins; infinite where there is no signal."""
+        with np.errstate(divide="ignore"):
+            return self.sigma[:-1] / self.alpha[:-1]
+
 
 class StepResult(NamedTuple):
     """Where one solver step leads."""

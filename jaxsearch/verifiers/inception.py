@@ -75,10 +75,10 @@ def inception(
             raise ValueError(f"{setting} is {value!r}: pass {' or '.join(map(repr, known))}")
     type_ = compute_type(dtype)
     params = _params(str(weights), CONFIG, type_)
-    order = _order(str(label_map), CONFIG.num_classes)
+    labels = _of_labels(str(label_map), CONFIG.num_classes)
+    order = (*labels, *sorted(set(range(CONFIG.num_classes)) - set(labels)))
     apply = _logits(CONFIG, type_, order, resize, bool(bias), path)
-    num_labels = len(outputs(str(label_map), CONFIG.num_classes))
-    return classifier_probability("inception", apply, params, num_labels=num_labels)
+    return classifier_probability("inception", apply, params, num_labels=len(labels))
 
 
 def prepared(images: Array, resize: str, path: Path) -> Array:
@@ -120,15 +120,14 @@ def outputs(label_map: str, num_classes: int) -> tuple[int, ...]:
 
 
 @loaded_once
-def _order(label_map: str, num_classes: int) -> tuple[int, ...]:
-    """All outputs, first those of labels in their order, then the rest."""
+def _of_labels(label_map: str, num_classes: int) -> tuple[int, ...]:
+    """The outputs of labels, in the labels' order."""
     if not label_map:
         raise ValueError(
             "inception comes without the order of its outputs: give the path of "
             "imagenet_2012_challenge_label_map_proto.pbtxt as `label_map`"
         )
-    first = outputs(label_map, num_classes)
-    return (*first, *sorted(set(range(num_classes)) - set(first)))
+    return outputs(label_map, num_classes)
 
 
 @loaded_once

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from jaxsearch.core.types import Array
-from jaxsearch.models.clip import clip_image_network, clip_text_embedding_network, load_clip
-from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
+from jaxsearch.models.clip import clip_image_network, load_clip
 from jaxsearch.verifiers import clip_score as scores
 from jaxsearch.verifiers.facts import Facts, facts
-from jaxsearch.zoo.texts import text_encoder
-from jaxsearch.zoo.verifiers.encoders import clip_images
+from jaxsearch.zoo.verifiers.encoders import clip_images, clip_texts
 from jaxsearch.zoo.verifiers.prompted import Prompted, checkpoint, naming
 
 
@@ -54,7 +52,6 @@ def clip_score(
     folder = checkpoint("clip_score", weights, "openai/clip-vit-large-patch14")
     with naming(folder):
         clip = load_clip(folder, dtype=dtype)
-    texts = clip.config.text
     verifier = scores.clip_score(
         "clip_score",
         clip_image_network(clip.config, dtype=dtype, remat=remat),
@@ -62,13 +59,7 @@ def clip_score(
         preprocess=clip_images(clip.config.vision.image_size, path),
         form=form,
     )
-    encode = text_encoder(
-        clip_text_embedding_network(clip.config, dtype=dtype),
-        clip.texts,
-        load_clip_tokenizer(folder, length=texts.max_position_embeddings),
-        vocab_size=texts.vocab_size,
-        source=folder,
-    )
+    encode = clip_texts(clip, folder, dtype=dtype)
 
     def context(prompts: Sequence[str]) -> dict[str, Array]:
         return {verifier.needs[0]: encode([scores.clip_text(text, form) for text in prompts])}

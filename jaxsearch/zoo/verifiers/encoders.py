@@ -1,12 +1,19 @@
-"""Encoders of images that published verifiers read, by what their folders say of themselves."""
+"""Encoders of images that published verifiers read, and CLIP's of texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsearch.core.types import PyTree
-from jaxsearch.models.clip import clip_image_network, load_clip
+from jaxsearch.core.types import Array, PyTree
+from jaxsearch.models.clip import (
+    LoadedClip,
+    clip_image_network,
+    clip_text_embedding_network,
+    load_clip,
+)
+from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
 from jaxsearch.models.dinov2 import dinov2_network
 from jaxsearch.models.dinov2_folder import IMAGE_SIZE, load_dinov2
 from jaxsearch.models.folders import read_config
@@ -14,6 +21,7 @@ from jaxsearch.models.siglip import load_siglip, siglip_image_network
 from jaxsearch.verifiers import resize
 from jaxsearch.verifiers.embeddings import Embed, Preprocess
 from jaxsearch.verifiers.resize import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from jaxsearch.zoo.texts import text_encoder
 from jaxsearch.zoo.verifiers.prompted import preprocessing
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -36,6 +44,18 @@ class ImageEncoder(NamedTuple):
 def clip_images(size: int, path: resize.Path) -> Preprocess:
     """What stands before a CLIP: resized until the shorter side fits, and cut to a square."""
     return preprocessing(Preprocessing(size, size, "bicubic", CLIP_MEAN, CLIP_STD), path)
+
+
+def clip_texts(clip: LoadedClip, folder: Path, *, dtype: Any) -> Callable[[Sequence[str]], Array]:
+    """Texts [P] to their embeddings [P, features] float32 by a CLIP that was read from a folder."""
+    texts = clip.config.text
+    return text_encoder(
+        clip_text_embedding_network(clip.config, dtype=dtype),
+        clip.texts,
+        load_clip_tokenizer(folder, length=texts.max_position_embeddings),
+        vocab_size=texts.vocab_size,
+        source=folder,
+    )
 
 
 def dinov2_images(path: resize.Path) -> Preprocess:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxsearch.core.types import Verifier
-from jaxsearch.models.clip import clip_image_network, clip_text_embedding_network, load_clip
-from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
+from jaxsearch.models.clip import clip_image_network, load_clip
 from jaxsearch.models.configs import read_text
 from jaxsearch.verifiers import zero_shot as scores
 from jaxsearch.verifiers.facts import Facts, facts
-from jaxsearch.zoo.texts import text_encoder
-from jaxsearch.zoo.verifiers.encoders import clip_images
+from jaxsearch.zoo.verifiers.encoders import clip_images, clip_texts
 from jaxsearch.zoo.verifiers.prompted import checkpoint, naming
 
 
@@ -67,13 +65,7 @@ def zero_shot(
         )
     with naming(folder):
         clip = load_clip(folder, dtype=dtype)
-    encode = text_encoder(
-        clip_text_embedding_network(clip.config, dtype=dtype),
-        clip.texts,
-        load_clip_tokenizer(folder, length=clip.config.text.max_position_embeddings),
-        vocab_size=clip.config.text.vocab_size,
-        source=folder,
-    )
+    encode = clip_texts(clip, folder, dtype=dtype)
     named = scores.class_embeddings(
         encode, _lines(classes), templates=_lines(templates) if templates else scores.TEMPLATES
     )
