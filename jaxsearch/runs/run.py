@@ -170,7 +170,7 @@ def _search(
         return time.monotonic() - clock.seconds - begun
 
     chunks = search_in_chunks(
-        key, searcher, problem, prompts,
+        key, built.traced, problem, prompts,
         rounds_per_chunk=pace, state=state, microbatch=config.microbatch, mesh=mesh,
     )  # fmt: skip
     weights = round_weights(searcher, problem)
