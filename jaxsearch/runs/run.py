@@ -6,17 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxsearch.core.search import result_of, search_in_chunks, start
-from jaxsearch.core.types import SearchState
+from jaxsearch.core.search import result_of
 from jaxsearch.parallel import particle_mesh, replicated
 from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build, files
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
+from jaxsearch.runs.driving import Job, StoppedError, drive
 from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, versions
@@ -124,14 +123,13 @@ def _carry_out(
 ) -> dict[str, Any]:
     begun = time.monotonic()
     with Interruption(console) as interruption, CompileClock() as clock:
-        state, searching, checkpoints = _search(
-            config, built, folder, execution, console, clock, interruption, mesh
-        )
-        summary = write_results(config, built, folder, result_of(state), searching)
+        job = _search(config, built, folder, execution, console, clock, interruption, mesh)
+        result = result_of(job.reached)
+        summary = write_results(config, built, folder, result, job.seconds)
     total = time.monotonic() - begun
-    seconds = {"search": searching, "compile": clock.seconds, "total": total}
+    seconds = {"search": job.seconds, "compile": clock.seconds, "total": total}
     summary["seconds"] = {key: round(value, 3) for key, value in seconds.items()}
-    summary["rounds"] = int(state.round)
+    summary["rounds"] = job.rounds
     difference = summary["replay_difference"]
     if difference is None or difference > _LARGEST_REPLAY_DIFFERENCE:
         console.print(
@@ -140,7 +138,7 @@ def _carry_out(
             highlight=False,
         )
     write_json(folder.summary, {"complete": True, **summary})
-    checkpoints.remove()
+    job.checkpoints.remove()
     return summary
 
 
@@ -153,38 +151,26 @@ def _search(
     clock: CompileClock,
     interruption: Interruption,
     mesh: Mesh | None,
-) -> tuple[SearchState, float, Checkpoints]:
-    """The last state, the seconds of searching without compiling, and the checkpoints."""
-    key, searcher = built.key, built.searcher
+) -> Job:
+    """The search, finished."""
     problem, prompts = replicated((built.problem, built.prompts), mesh)
-    shapes = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
-    checkpoints = Checkpoints(folder.checkpoint, shapes, key, execution.checkpoint_seconds)
-    restored = checkpoints.restore()
-    state, seconds = restored if restored is not None else (None, 0.0)
-    if state is not None:
-        console.print(f"going on after round {int(state.round)}", highlight=False)
-    pace, done = Pace(clock), 0 if state is None else int(state.round)
-    begun = time.monotonic() - clock.seconds - seconds
-
-    def spent() -> float:
-        return time.monotonic() - clock.seconds - begun
-
-    chunks = search_in_chunks(
-        key, built.traced, problem, prompts,
-        rounds_per_chunk=pace, state=state, microbatch=config.microbatch, mesh=mesh,
-    )  # fmt: skip
-    weights = round_weights(searcher, problem)
-    with Reporter(console, weights, state, quiet=execution.quiet) as report:
+    job = Job(
+        built=built._replace(problem=problem),
+        key=built.key,
+        prompts=prompts,
+        microbatch=config.microbatch,
+        pace=Pace(),
+        checkpoints=Checkpoints(folder.checkpoint, built.key, execution.checkpoint_seconds),
+    )
+    job.restore()
+    if job.state is not None:
+        console.print(f"going on after round {job.rounds}", highlight=False)
+    weights = round_weights(built.searcher, problem)
+    with Reporter(console, weights, job.state, quiet=execution.quiet) as report:
         try:
-            for state in chunks:
-                jax.block_until_ready(state)
-                report(state, pace.done(int(state.round) - done))
-                done = int(state.round)
-                if interruption.wanted:
-                    checkpoints.save(state, spent())
-                    raise RunInterruptedError(folder.path, interruption.wanted)
-                checkpoints.offer(state, spent())
-        finally:
-            checkpoints.wait()
-    assert state is not None  # a search has at least one round, so at least one state
-    return state, spent(), checkpoints
+            for _, seconds in drive([job], mesh=mesh, clock=clock, interruption=interruption):
+                report(job.reached, seconds)
+        except StoppedError as stopped:
+            job.save()
+            raise RunInterruptedError(folder.path, stopped.number) from None
+    return job
