@@ -80,6 +80,11 @@ class Built(NamedTuple):
     part: Callable[[int, int], Prompts]  # the prompts from one place of the config's to another
 
     @property
+    def reports(self) -> tuple[Verifier, ...]:
+        """Those that only report."""
+        return tuple(self.verifiers.values())[self.num_guides :]
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """[V] "guide" or "report"."""
         return tuple(

@@ -13,10 +13,22 @@ from jax.sharding import Mesh
 
 from jaxsearch.core.search import search_in_chunks, start
 from jaxsearch.core.types import Prompts, SearchState
+from jaxsearch.parallel import particle_mesh
 from jaxsearch.runs.build import Built
 from jaxsearch.runs.checkpoint import Checkpoints
+from jaxsearch.runs.errors import explained
 from jaxsearch.runs.interruption import Interruption
 from jaxsearch.runs.progress import CompileClock, Pace
+
+
+def mesh_of(devices: int | None) -> Mesh | None:
+    """The mesh that `--devices` asks for.
+
+    Raises:
+        UserError: if there are not so many.
+    """
+    with explained("devices"):
+        return particle_mesh(devices)
 
 
 @dataclasses.dataclass
@@ -129,15 +141,17 @@ def drive(
     """
     queue: collections.deque[_Sent] = collections.deque()
     last: Job | None = None
-    ended = time.monotonic()
+    ended = (time.monotonic(), clock.seconds)
 
     def receive() -> tuple[Job, float]:
         nonlocal ended
         job, state, at, compiled = queue.popleft()
         jax.block_until_ready(state)
-        now, before = time.monotonic(), job.rounds
-        seconds = max(now - max(at, ended) - (clock.seconds - compiled), 1e-6)
-        ended, job.state, job.seconds = now, state, job.seconds + seconds
+        # The device begins when it has been told to, and is done with what was before.
+        begun, before = max(ended, (at, compiled)), job.rounds
+        ended = (time.monotonic(), clock.seconds)
+        seconds = max(ended[0] - begun[0] - (ended[1] - begun[1]), 1e-6)
+        job.state, job.seconds = state, job.seconds + seconds
         if job.rounds > before:
             job.pace.learn(job.rounds - before, seconds)
         job.checkpoints.offer(state, job.seconds)

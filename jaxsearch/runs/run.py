@@ -10,15 +10,15 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxsearch.core.search import result_of
-from jaxsearch.parallel import particle_mesh, replicated
+from jaxsearch.parallel import replicated
 from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build, files
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.driving import Job, StoppedError, drive
-from jaxsearch.runs.errors import UserError, explained
+from jaxsearch.runs.driving import Job, StoppedError, drive, mesh_of
+from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
-from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, versions
+from jaxsearch.runs.folder import RunFolder, check_versions, claim, existing, versions
 from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
@@ -42,7 +42,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
         UserError: if the config makes no sense or the folder is taken; nothing is written then.
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
-    mesh = _mesh(execution)
+    mesh = mesh_of(execution.devices)
     built = build(config)
     folder = claim(path)
     with owned(path):
@@ -61,14 +61,14 @@ def resume_run(
         UserError: if there is no such run, it is in use or its checkpoint is damaged.
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
-    folder, mesh = existing(path), _mesh(execution)
+    folder, mesh = existing(path), mesh_of(execution.devices)
     with owned(path):
         if folder.summary.exists():
             summary = read_summary(folder)
             console.print(f"{path} is complete: nothing is left to do", highlight=False)
             return summary
         remove_partial(path)
-        _check_versions(config, folder, console)
+        check_versions(folder.versions, versions(files(config)), console)
         return _carry_out(config, build(config), folder, execution, console, mesh)
 
 
@@ -84,33 +84,6 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     if missing := [key for key in needed if key not in summary]:
         raise UserError(f"{folder.summary} is damaged: it has no entry {missing[0]!r}")
     return summary
-
-
-def _check_versions(config: Config, folder: RunFolder, console: Console) -> None:
-    """Warns where the software or the device is another one; refuses another model."""
-    now = versions(files(config))
-    if not folder.versions.exists():  # stopped before it was written
-        write_json(folder.versions, now)
-        return
-    before = read_json(folder.versions, "the versions")
-    if others := changed_files(before, now):
-        raise UserError(
-            f"{others[0]} is not what it was when this run began: put the former file back, or "
-            "begin a new run"
-        )
-    software = [name for name in now if name != "files"]
-    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in software if before.get(k) != now[k]]
-    if changed:
-        console.print(
-            f"warning: this run began elsewhere ({', '.join(changed)}): results may differ from an "
-            "undisturbed run",
-            highlight=False,
-        )
-
-
-def _mesh(execution: Execution) -> Mesh | None:
-    with explained("devices"):
-        return particle_mesh(execution.devices)
 
 
 def _carry_out(
