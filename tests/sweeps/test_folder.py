@@ -41,6 +41,13 @@ def test_processes_of_one_sweep_work_together(tmp_path: Path) -> None:
         with working(folder, one, 0, 2):  # it was killed and comes again
             pass
     assert not is_at_work(folder)
+    first, second = working(folder, one, 0, 2), working(folder, one, 1, 2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # the one that came later goes on alone
+    with pytest.raises(UserError, match="is in use: another sweep"):
+        working(folder, other, 0, 1).__enter__()
+    second.__exit__(None, None, None)
     with working(folder, other, 0, 1):  # more seeds: the sweep goes on
         assert len(read_manifest(folder).units) == len(other.units)
 

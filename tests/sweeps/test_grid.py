@@ -31,7 +31,7 @@ def test_all_combinations_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_settings_of_parts_that_the_grid_names_too(tmp_path: Path) -> None:
-    """Kills: a setting written into the alternative itself, and so into the next combination."""
+    """Kills: a setting written into the alternative itself, which then says what it is not."""
     grid = {
         "searcher": [{"name": "zero_order", "iterations": 2}, "zero_order"],
         "searcher.neighbours": [3, 5],
@@ -46,6 +46,7 @@ def test_settings_of_parts_that_the_grid_names_too(tmp_path: Path) -> None:
         )
         for p in found
     ] == [(i, n, q) for i in (2, 20) for n in (3, 5) for q in (50, 90)]
+    assert found[0].varied["searcher"] == {"name": "zero_order", "iterations": 2}
     assert label({"searcher": {"name": "beam", "width": 2}}) == "searcher=beam(width=2)"
 
 
