@@ -175,6 +175,8 @@ def _search(
                 about=unit,
             )
             job.restore()
+            if job.state is not None:
+                console.print(f"unit {unit.id} goes on after round {job.rounds}", highlight=False)
             yield job
 
     report = SweepReporter(console, folder, manifest, options.share[0] == 0 and not options.quiet)
