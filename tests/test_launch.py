@@ -343,8 +343,8 @@ def test_an_old_python_is_refused(machine):
 # --- real runs, with stubs at the ends
 
 WORKER = """
-trap 'echo TERM > got-$gpu; exit 143' TERM
-trap 'echo INT > got-$gpu; exit 130' INT
+trap 'sleep $((1 - gpu)); echo TERM > got-$gpu; exit 143' TERM
+trap 'sleep $((1 - gpu)); echo INT > got-$gpu; exit 130' INT
 gpu=${CUDA_VISIBLE_DEVICES:-none}
 touch started-$gpu
 for _ in {1..600}; do sleep 0.05; done
@@ -360,8 +360,9 @@ def test_signals_reach_every_process(machine, number, status):
     )
     wait_for(machine.folder / "started-0", machine.folder / "started-1")
     process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert all((machine.folder / f"got-{gpu}").exists() for gpu in (0, 1))  # it waited for them
     _, err = process.communicate(timeout=60)
-    assert process.returncode == status
     for gpu in (0, 1):
         got = (machine.folder / f"got-{gpu}").read_text().strip()
         assert signal.Signals[f"SIG{got}"] == number
