@@ -9,13 +9,19 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OVERVIEW = """usage: jaxsearch COMMAND [options]
 
 Search over the noise of diffusion and flow models, at inference time.
 
   search    search a model's noise; leaves a run folder with pictures, scores and recipes
+  sweep     search a grid of searchers, settings, prompts and seeds; processes may share it
+  status    how far a sweep has come, and what it has found
+  merge     the records of a sweep in one file
   replay    make the pictures of a run again from its noise recipes, and compare them
   plan      say what a search would cost, without running it
   convert   read a published checkpoint, without running it, into a folder for --model
@@ -85,6 +91,9 @@ def _warn(message: Warning | str, *where: Any, **place: Any) -> None:
 def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "search": _search,
+        "sweep": _sweep,
+        "status": _status,
+        "merge": _merge,
         "replay": _replay,
         "plan": _plan,
         "convert": _convert,
@@ -134,6 +143,70 @@ def _search(arguments: list[str]) -> int:
         return _complain(str(error), error.status)
     if not execution.quiet:
         print_summary(Console(), summary, path)
+    return 0
+
+
+def _sweep(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from jaxsearch.sweeps.arguments import parse_sweep
+
+    request = parse_sweep(arguments)
+    _use_compilation_cache(request.compilation_cache)
+
+    from jaxsearch.sweeps.folder import SweepFolder
+    from jaxsearch.sweeps.grid import read_sweep
+    from jaxsearch.sweeps.reporting import print_points, print_status, status_of_sweep
+    from jaxsearch.sweeps.sweep import SweepInterruptedError, options_of, run_sweep
+
+    options = options_of(request)
+    sweep = read_sweep(request.config)
+    if request.dry_run:
+        print_points(_wide(), sweep, request.output)
+        return 0
+    console = Console(stderr=True, soft_wrap=True, markup=False)
+    try:
+        outcome = run_sweep(sweep, request.output, options, console)
+    except SweepInterruptedError as error:
+        return _complain(str(error), error.status)
+    if options.share.process == 0 and not options.quiet:
+        print_status(_wide(), status_of_sweep(SweepFolder(request.output)), request.output)
+    if outcome.failures:
+        others = f" (and {len(outcome.failures) - 1} more)" if len(outcome.failures) > 1 else ""
+        return _complain(f"a unit could not be searched: {outcome.failures[0]}{others}", 2)
+    return 0
+
+
+def _wide() -> Console:
+    """The terminal; a file has lines as long as they need to be."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _status(arguments: list[str]) -> int:
+    from jaxsearch.sweeps.arguments import parse_status
+
+    folder = parse_status(arguments)
+
+    from jaxsearch.sweeps.folder import SweepFolder
+    from jaxsearch.sweeps.reporting import print_status, status_of_sweep
+
+    print_status(_wide(), status_of_sweep(SweepFolder(folder)), folder)
+    return 0
+
+
+def _merge(arguments: list[str]) -> int:
+    from jaxsearch.sweeps.arguments import parse_merge
+
+    request = parse_merge(arguments)
+
+    from jaxsearch.sweeps.folder import SweepFolder
+    from jaxsearch.sweeps.merging import merge
+
+    folders = [SweepFolder(folder) for folder in request.folders]
+    for path in merge(folders, request.output, partial=request.partial):
+        print(path)
     return 0
 
 

@@ -365,7 +365,8 @@ def test_the_installed_command(tmp_path: Path) -> None:
     refused = call("search", "--prompts", "11")
     assert refused.returncode == 2
     assert (
-        refused.stderr == "jaxsearch: prompts: '11' is no digit: a prompt is a label from 0 to 9\n"
+        refused.stderr
+        == "jaxsearch: prompts: '11' is no prompt of this model: take a number from 0 to 9\n"
     )
 
 
@@ -417,8 +418,8 @@ REFUSALS = {
     ),
     "guidance": (["--model.guidance", "2"], "set conditional to true"),
     "enlarge": (["--model.enlarge", "0"], "enlarge is 0"),
-    "label": (["--prompts", "11"], "'11' is no digit"),
-    "negative label": (["--prompts", "-1"], "'-1' is no digit"),
+    "label": (["--prompts", "11"], "'11' is no prompt"),
+    "negative label": (["--prompts", "-1"], "'-1' is no prompt"),
     "empty prompt": (["--prompts", ""], "no prompts"),
     "num prompts": (["--num-prompts", "0"], "num_prompts is 0"),
     "seed": (["--seed", "-1"], "seed is -1"),

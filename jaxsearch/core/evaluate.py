@@ -34,6 +34,7 @@ from jaxsearch.core.types import (
     Prompts,
     Proposal,
     PyTree,
+    Verifier,
 )
 
 PARTICLE_AXIS = "particle"
@@ -324,6 +325,34 @@ def evaluate(
         sound = jnp.isfinite(evaluation.score) & jnp.all(jnp.isfinite(slope), axis=inner)
         evaluation = evaluation._replace(gradient=select(sound, slope, jnp.zeros_like(slope)))
     return evaluation, judged(cost, proposal, scores.shape[2], num_decodes(objective.verifiers))
+
+
+@functools.partial(jax.jit, static_argnames=("microbatch", "mesh"))
+def judge(
+    problem: Problem,
+    verifiers: tuple[Verifier, ...],
+    particle: Particle,
+    prompts: Prompts,
+    *,
+    microbatch: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Array, Array]:
+    """The images [P, h, w, c] of finished samples [P], and what verifiers say of them [P, V].
+
+    Scores are as they come: not finite where a verifier failed. Microbatch and mesh are those of
+    `expand`.
+    """
+
+    def look(shared: tuple[PyTree, ...], rows: tuple[Particle, PyTree]) -> tuple[Array, Array]:
+        decoder, verifiers = shared
+        particle, context = rows
+        images = decoder(particle.x)
+        context = with_estimate(context, particle.memory, decoder)
+        return images, jnp.stack([one(images, context) for one in verifiers], axis=-1)
+
+    shared = (problem.objective.decoder, verifiers)
+    rows = (without_lineage(particle), prompts.context)
+    return _by_microbatch(look, shared, rows, microbatch, mesh)
 
 
 def judged(cost: Cost, proposal: Proposal, num_verifiers: int, num_decodes: int = 1) -> Cost:

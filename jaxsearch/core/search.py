@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxsearch.core.evaluate import combined, evaluate
 from jaxsearch.core.noise import folded, fresh, prompt_keys, select
 from jaxsearch.core.space import noise_space, num_rounds, stages_of, with_first
+from jaxsearch.core.traced import Fixed, Traced
 from jaxsearch.core.types import (
     Array,
     Cost,
@@ -205,30 +206,42 @@ def search(
     return result_of(state)
 
 
-begin = jax.jit(start, static_argnames="searcher")
-"""`start` as a compiled program."""
+def begin(
+    key: Array, searcher: Searcher | Traced, problem: Problem, prompts: Prompts
+) -> SearchState:
+    """`start` as a compiled program."""
+    return _begin(key, _policy(searcher), problem, prompts)
 
 
-@functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "microbatch", "mesh"))
+def _policy(searcher: Searcher | Traced) -> Traced | Fixed:
+    return searcher if isinstance(searcher, Traced) else Fixed(searcher)
+
+
+@jax.jit
+def _begin(key: Array, policy: Traced | Fixed, problem: Problem, prompts: Prompts) -> SearchState:
+    return start(key, policy(), problem, prompts)
+
+
+@functools.partial(jax.jit, static_argnames=("stage_index", "microbatch", "mesh"))
 def _advance(
     key: Array,
+    policy: Traced | Fixed,
     problem: Problem,
     prompts: Prompts,
     state: SearchState,
     num: Array,
     *,
-    searcher: Searcher,
     stage_index: int,
     microbatch: int | None,
     mesh: Mesh | None,
 ) -> SearchState:
-    stage, first = with_first(stages_of(searcher, problem))[stage_index]
+    stage, first = with_first(stages_of(policy(), problem))[stage_index]
     return _rounds(key, stage, first, problem, prompts, state, num, microbatch, mesh)
 
 
 def search_in_chunks(
     key: Array,
-    searcher: Searcher,
+    searcher: Searcher | Traced,
     problem: Problem,
     prompts: Prompts,
     *,
@@ -243,6 +256,8 @@ def search_in_chunks(
     holds the result (`result_of`), identical to that of `search`.
 
     Args:
+        searcher: the policy; or one made by `traced`, for a program that others of its numbers
+            share.
         rounds_per_chunk: rounds between two states, or a function asked before each chunk; chunks
             also end where a stage ends, and stages that take turns stop together. It may change
             freely, nothing is compiled again.
@@ -250,10 +265,11 @@ def search_in_chunks(
 
     The other arguments are those of `search`.
     """
-    stages = with_first(stages_of(searcher, problem))
+    policy = _policy(searcher)
+    stages = with_first(stages_of(policy(), problem))
+    done = 0 if state is None else int(state.round)
     if state is None:
         state = begin(key, searcher, problem, prompts)
-    done = int(state.round)
     for index, (stage, first) in enumerate(stages):
         turns = len(stage.turns)
         end = first + stage.rounds * turns
@@ -261,8 +277,8 @@ def search_in_chunks(
             wanted = rounds_per_chunk() if callable(rounds_per_chunk) else rounds_per_chunk
             num = min(max(wanted // turns, 1), (end - done) // turns)
             state = _advance(
-                key, problem, prompts, state, jnp.int32(num),
-                searcher=searcher, stage_index=index, microbatch=microbatch, mesh=mesh,
+                key, policy, problem, prompts, state, jnp.int32(num),
+                stage_index=index, microbatch=microbatch, mesh=mesh,
             )  # fmt: skip
             done += num * turns
             yield state

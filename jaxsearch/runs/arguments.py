@@ -7,7 +7,7 @@ read by a parser made for just those parts.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -92,6 +92,15 @@ def _parse_resume(run: Path, names: list[str], rest: list[str], command: str) ->
                 f"{option} cannot be combined with --resume: the run goes on with its own config"
             )
     return resolve_file(run / "config.yaml", rest, command=command)._replace(resume=run)
+
+
+def resolve(raw: Mapping[str, Any], command: str) -> Request:
+    """What the entries of a config file ask for, in the form of `read_config`.
+
+    Raises:
+        UserError: if they make no sense.
+    """
+    return _resolve(complete(raw), [], command, "")
 
 
 def resolve_file(path: Path, argv: Sequence[str] = (), *, command: str = "search") -> Request:

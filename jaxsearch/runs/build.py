@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxsearch.core.plan import memory, most_network_passes
 from jaxsearch.core.replay import remake
 from jaxsearch.core.search import search
 from jaxsearch.core.space import stages_of
+from jaxsearch.core.traced import Traced, traced
 from jaxsearch.core.types import (
     ESTIMATE,
     Aggregate,
@@ -38,8 +40,11 @@ from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.zoo import Model, entry
 from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Early, Prompted, files_of
 
+Load = Callable[..., Any]
+"""What makes a part: `components.build`, or one that keeps what it has made."""
 
-def with_budget(config: Config, free: str) -> Config:
+
+def with_budget(config: Config, free: str, load: Load = components.build) -> Config:
     """The config with the largest size of its searcher, the setting `free`, that is affordable.
 
     Raises:
@@ -53,9 +58,10 @@ def with_budget(config: Config, free: str) -> Config:
         return Component(name, {**given, free: size * max(given.get("leaves", 1), 1)})
 
     def make(size: int) -> Searcher:
-        return components.build("searcher", name, of_size(size).settings, config.model.name)
+        return load("searcher", name, of_size(size).settings, config.model.name)
 
-    problem = build(dataclasses.replace(config, budget=None, searcher=of_size(1))).problem
+    smallest = dataclasses.replace(config, budget=None, searcher=of_size(1))
+    problem = build(smallest, most_prompts=1, load=load).problem
     with explained(name):
         size = largest(make, problem, network_passes=config.budget)
     return dataclasses.replace(config, searcher=of_size(size))
@@ -66,10 +72,17 @@ class Built(NamedTuple):
 
     key: Array
     searcher: Searcher
+    traced: Traced  # the same searcher, for a program that others of its numbers share
     problem: Problem
     prompts: Prompts
     verifiers: dict[str, Verifier]  # guides first, then those that only report
     num_guides: int
+    part: Callable[[int, int], Prompts]  # the prompts from one place of the config's to another
+
+    @property
+    def reports(self) -> tuple[Verifier, ...]:
+        """Those that only report."""
+        return tuple(self.verifiers.values())[self.num_guides :]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -91,8 +104,13 @@ def files(config: Config) -> dict[str, Path]:
     return found
 
 
-def build(config: Config) -> Built:
+def build(config: Config, most_prompts: int | None = None, load: Load = components.build) -> Built:
     """The objects that a config names.
+
+    Args:
+        config: of a run.
+        most_prompts: read the first ones alone, if there are more.
+        load: what makes a part, with the arguments of `components.build`.
 
     Raises:
         UserError: if a setting is out of range, or the parts do not go together.
@@ -100,29 +118,42 @@ def build(config: Config) -> Built:
     name = config.model.name
 
     def part_of(kind: str, part: Component, *args: Any) -> Any:
-        return components.build(kind, part.name, part.settings, name, *args)
+        return load(kind, part.name, part.settings, name, *args)
 
     searcher: Searcher = part_of("searcher", config.searcher)
     whole = searcher
+    factory = components.factory_of("searcher", config.searcher.name, name)
+    numbers = traced(factory, **config.searcher.settings)
     if config.threshold is not None:
         with explained("threshold"):
             searcher = early_stop(searcher, threshold=config.threshold)
+            numbers = traced(early_stop, numbers, threshold=config.threshold)
     model: Model = part_of("model", config.model)
     schedule = part_of("schedule", config.schedule, model.denoiser.process)
     solver: Solver = part_of("solver", config.solver, schedule)
-    built = {part.name: part_of("verifier", part) for part in config.guide + config.report}
-    with explained("prompts"):
-        prompts = model.prompts(config.prompts)
+    given = {part.name: part_of("verifier", part) for part in config.guide + config.report}
+    contexts: dict[str, Callable[[Sequence[str]], dict[str, Array]]] = {}
     verifiers: dict[str, Verifier] = {}
-    for column, one in built.items():
+    for column, one in given.items():
         if isinstance(one, Prompted):
-            with explained(column):
-                context = {**prompts.context, **one.context(config.prompts)}
-            prompts, one = prompts._replace(context=context), one.verifier
+            contexts[column], one = one.context, one.verifier
         if isinstance(one, Early):
             solver, one = keep_estimate(solver, level=one.level), one.verifier
         verifiers[column] = one
-    _check_context(verifiers, prompts, config)
+
+    def part(begin: int, end: int) -> Prompts:
+        texts = config.prompts[begin:end]
+        with explained("prompts"):
+            prompts = model.prompts(texts)
+            if begin:  # those before are counted in the ids
+                prompts = prompts._replace(ids=jnp.asarray(model.ids(config.prompts)[begin:end]))
+        for column, read in contexts.items():
+            with explained(column):
+                prompts = prompts._replace(context={**prompts.context, **read(texts)})
+        _check_context(verifiers, prompts, texts, name)
+        return prompts
+
+    prompts = part(0, most_prompts or len(config.prompts))
     guides = tuple(verifiers[part.name] for part in config.guide)
     aggregate: Aggregate = part_of("aggregate", config.aggregate)
     with explained(aggregate.name):
@@ -148,7 +179,7 @@ def build(config: Config) -> Built:
         _check_gradient(key, searcher, problem, prompts)
     if config.budget is not None:
         _check_budget(config.budget, whole, problem)  # an early stop only spends less
-    return Built(key, searcher, problem, prompts, verifiers, len(guides))
+    return Built(key, searcher, numbers, problem, prompts, verifiers, len(guides), part)
 
 
 def _check_size(
@@ -185,18 +216,20 @@ def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:
         )
 
 
-def _check_context(verifiers: dict[str, Verifier], prompts: Prompts, config: Config) -> None:
+def _check_context(
+    verifiers: Mapping[str, Verifier], prompts: Prompts, texts: Sequence[str], model: str
+) -> None:
     for name, verifier in verifiers.items():
         missing = [need for need in verifier.needs if need not in (*prompts.context, ESTIMATE)]
         if missing:
             raise UserError(
-                f"{name} needs the {missing[0]} of a prompt, which prompts of {config.model.name} "
-                "do not have: take another verifier"
+                f"{name} needs the {missing[0]} of a prompt, which prompts of {model} do not have: "
+                "take another verifier"
             )
         if verifier.num_labels is None:
             continue
         labels = np.asarray(prompts.context[verifier.needs[0]])
-        for text, label in zip(config.prompts, labels.tolist(), strict=True):
+        for text, label in zip(texts, labels.tolist(), strict=True):
             if label >= verifier.num_labels:
                 raise UserError(
                     f"{name} knows {verifier.num_labels} classes, but the prompt {text!r} is class "

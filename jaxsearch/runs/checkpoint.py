@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,12 @@ class Checkpoints:
 
     Args:
         folder: made on the first save.
-        like: the shapes of a state of the search.
         key: the key of the search.
         seconds: the least time between two saves, and before the first.
     """
 
-    def __init__(self, folder: Path, like: SearchState, key: Array, seconds: float) -> None:
+    def __init__(self, folder: Path, key: Array, seconds: float) -> None:
         self._folder = folder.absolute()
-        self._like = like
         self._implementation = str(jax.random.key_impl(key))
         self._seconds = seconds
         self._last = time.monotonic()
@@ -86,8 +85,11 @@ class Checkpoints:
         manager.save(step, args=args.StandardSave(content))
         self._last = time.monotonic()
 
-    def restore(self) -> tuple[SearchState, float] | None:
+    def restore(self, shapes: Callable[[], SearchState]) -> tuple[SearchState, float] | None:
         """The newest state and the seconds spent on it; `None` where there is none.
+
+        Args:
+            shapes: those of a state of the search, asked for if there is one.
 
         Raises:
             UserError: if it cannot be read, or is of another search.
@@ -105,8 +107,9 @@ class Checkpoints:
         step = manager.latest_step()
         if step is None:
             return None
-        shapes = jax.eval_shape(pack, self._like)
-        content = {"state": shapes, "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
+        like = shapes()
+        packed = jax.eval_shape(pack, like)
+        content = {"state": packed, "seconds": jax.ShapeDtypeStruct((), jnp.float32)}
         try:
             found = manager.restore(step, args=args.StandardRestore(content))
         except Exception as error:  # orbax raises many kinds for a damaged folder
@@ -114,7 +117,7 @@ class Checkpoints:
                 f"the checkpoint {self._folder / str(step)} is damaged, or of another config: "
                 f"remove {self._folder} to start this run again from the beginning"
             ) from error
-        return unpack(found["state"], self._like, self._implementation), float(found["seconds"])
+        return unpack(found["state"], like, self._implementation), float(found["seconds"])
 
     def wait(self) -> None:
         """Waits until what was saved is on disk."""

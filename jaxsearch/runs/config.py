@@ -90,6 +90,15 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read, is no mapping, or has an entry that does not exist.
     """
+    return normalise(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The entries of a file.
+
+    Raises:
+        UserError: if it cannot be read or is no mapping.
+    """
     text = read_text(path, "the config file")
     try:
         raw = yaml.safe_load(text)
@@ -97,12 +106,18 @@ def read_config(path: Path) -> dict[str, Any]:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" at line {line + 1}"
         raise UserError(f"{path} is damaged{where}: it is not valid YAML") from error
-    return _normalise({} if raw is None else raw, path)
-
-
-def _normalise(raw: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(raw, Mapping):
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
         raise UserError(f"{path} is no config file: it must hold entries such as 'seed: 3'")
+    return raw
+
+
+def normalise(raw: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """Entries of a config file in the form that `complete` takes.
+
+    Raises:
+        UserError: if one does not exist, or is no mapping where it must be.
+    """
     result: dict[str, Any] = {}
     for key, value in raw.items():
         if key in KINDS:

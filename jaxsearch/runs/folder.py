@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from rich.console import Console
 
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.files import digest
+from jaxsearch.runs.files import digest, read_json, write_json
 
 
 class RunFolder(NamedTuple):
@@ -126,6 +127,36 @@ def versions(files: Mapping[str, Path]) -> dict[str, Any]:
         "machine": platform.platform(),
         "files": {name: digest(path) for name, path in files.items()},
     }
+
+
+def check_versions(path: Path, now: Mapping[str, Any], console: Console | None) -> None:
+    """Compares what `versions` says now with what was noted in a file, and notes it if nothing was.
+
+    Args:
+        path: of the note.
+        now: what `versions` says.
+        console: where to warn that the software or the device is another one; None: nowhere.
+
+    Raises:
+        UserError: if a file of a model or verifier is another one.
+    """
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = read_json(path, "the versions")
+    if others := changed_files(before, now):
+        raise UserError(
+            f"{others[0]} is not what it was when this run began: put the former file back, or "
+            "begin a new run"
+        )
+    software = [name for name in now if name != "files"]
+    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in software if before.get(k) != now[k]]
+    if changed and console is not None:
+        console.print(
+            f"warning: this run began elsewhere ({', '.join(changed)}): results may differ from an "
+            "undisturbed run",
+            highlight=False,
+        )
 
 
 def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

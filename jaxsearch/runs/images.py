@@ -36,10 +36,15 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 
 def write_png(path: Path, picture: Image.Image | np.ndarray) -> None:
     """Writes pixels uint8 [h, w, 1 or 3], or a picture, as PNG."""
+    write_atomic(path, png_of(picture))
+
+
+def png_of(picture: Image.Image | np.ndarray) -> bytes:
+    """Pixels uint8 [h, w, 1 or 3], or a picture, as PNG."""
     picture = _picture(picture) if isinstance(picture, np.ndarray) else picture
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_png(path: Path) -> np.ndarray:

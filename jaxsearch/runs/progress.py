@@ -51,26 +51,27 @@ class CompileClock:
 
 
 class Pace:
-    """Chooses the rounds of a chunk so that one takes about `seconds`, compiling aside."""
+    """Chooses the rounds of a chunk so that one takes about `seconds`."""
 
-    def __init__(self, clock: CompileClock, seconds: float = 0.5) -> None:
-        self._clock = clock
+    def __init__(self, seconds: float = 0.5) -> None:
         self._seconds = seconds
         self._rounds = 1
-        self._begun = self._compiled = 0.0
+        self._per_round = math.inf
 
     def __call__(self) -> int:
         """The rounds of the chunk that begins now."""
-        self._begun, self._compiled = time.monotonic(), self._clock.seconds
         return self._rounds
 
-    def done(self, rounds: int) -> float:
-        """Says that the chunk is done; returns the seconds it took without those of compiling."""
-        spent = time.monotonic() - self._begun - (self._clock.seconds - self._compiled)
-        spent = max(spent, 1e-6)
-        wanted = rounds * self._seconds / spent
+    @property
+    def short(self) -> bool:
+        """Whether chunks are known to take no longer than twice what they should."""
+        return self._rounds * self._per_round <= 2 * self._seconds
+
+    def learn(self, rounds: int, seconds: float) -> None:
+        """Says how long a chunk took, without the time of compiling."""
+        self._per_round = seconds / rounds
+        wanted = self._seconds / self._per_round
         self._rounds = max(1, min(math.floor(wanted), 4 * max(rounds, self._rounds)))
-        return spent
 
 
 def round_weights(searcher: Searcher, problem: Problem) -> np.ndarray:
@@ -124,6 +125,8 @@ class Reporter:
         if self._quiet:
             return
         done, passes = _so_far(state)
+        if done == self._round:
+            return
         work = self._work[done]
         pace = seconds / (work - self._work[self._round])
         self._seconds_per_work += (0.3 if self._seconds_per_work else 1.0) * (

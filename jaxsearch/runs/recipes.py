@@ -47,7 +47,24 @@ def write_recipes(
     legs: Legs | None = None,
 ) -> None:
     """Writes the recipes of the samples of some prompts: noises [P, T + 1, M] and legs [P, B]."""
-    header = {
+    header, recipes = _contents(noise, ids, prompts, legs)
+    write_atomic(path, "".join(_sealed(line) + "\n" for line in [header, *recipes]))
+
+
+def recipe_files(
+    noise: Noise, ids: Sequence[int], prompts: Sequence[str], legs: Legs | None
+) -> list[str]:
+    """The recipes of some prompts, each as the text of a file of its own."""
+    header, recipes = _contents(noise, ids, prompts, legs)
+    first = _sealed({**header, "recipes": 1})
+    return [f"{first}\n{_sealed(recipe)}\n" for recipe in recipes]
+
+
+def _contents(
+    noise: Noise, ids: Sequence[int], prompts: Sequence[str], legs: Legs | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header and the recipes of a file."""
+    header: dict[str, Any] = {
         "format": _FORMAT,
         "keys": str(jax.random.key_impl(noise.keys)),
         "rows": noise.coefs.shape[1],
@@ -66,7 +83,7 @@ def write_recipes(
         header["legs"] = legs.end.shape[1]
         for recipe, one in zip(recipes, _legs_terms(legs), strict=True):
             recipe["legs"] = one
-    write_atomic(path, "".join(_sealed(line) + "\n" for line in [header, *recipes]))
+    return header, recipes
 
 
 def _terms(noise: Noise) -> list[list[list[Any]]]:

@@ -6,20 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxsearch.core.search import result_of, search_in_chunks, start
-from jaxsearch.core.types import SearchState
-from jaxsearch.parallel import particle_mesh, replicated
+from jaxsearch.core.search import result_of
+from jaxsearch.parallel import replicated
 from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build, files
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.errors import UserError, explained
+from jaxsearch.runs.driving import Job, StoppedError, drive, mesh_of
+from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
-from jaxsearch.runs.folder import RunFolder, changed_files, claim, existing, versions
+from jaxsearch.runs.folder import RunFolder, check_versions, claim, existing, versions
 from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
@@ -43,7 +42,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
         UserError: if the config makes no sense or the folder is taken; nothing is written then.
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
-    mesh = _mesh(execution)
+    mesh = mesh_of(execution.devices)
     built = build(config)
     folder = claim(path)
     with owned(path):
@@ -62,14 +61,14 @@ def resume_run(
         UserError: if there is no such run, it is in use or its checkpoint is damaged.
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
-    folder, mesh = existing(path), _mesh(execution)
+    folder, mesh = existing(path), mesh_of(execution.devices)
     with owned(path):
         if folder.summary.exists():
             summary = read_summary(folder)
             console.print(f"{path} is complete: nothing is left to do", highlight=False)
             return summary
         remove_partial(path)
-        _check_versions(config, folder, console)
+        check_versions(folder.versions, versions(files(config)), console)
         return _carry_out(config, build(config), folder, execution, console, mesh)
 
 
@@ -87,33 +86,6 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def _check_versions(config: Config, folder: RunFolder, console: Console) -> None:
-    """Warns where the software or the device is another one; refuses another model."""
-    now = versions(files(config))
-    if not folder.versions.exists():  # stopped before it was written
-        write_json(folder.versions, now)
-        return
-    before = read_json(folder.versions, "the versions")
-    if others := changed_files(before, now):
-        raise UserError(
-            f"{others[0]} is not what it was when this run began: put the former file back, or "
-            "begin a new run"
-        )
-    software = [name for name in now if name != "files"]
-    changed = [f"{k} {before.get(k)} -> {now[k]}" for k in software if before.get(k) != now[k]]
-    if changed:
-        console.print(
-            f"warning: this run began elsewhere ({', '.join(changed)}): results may differ from an "
-            "undisturbed run",
-            highlight=False,
-        )
-
-
-def _mesh(execution: Execution) -> Mesh | None:
-    with explained("devices"):
-        return particle_mesh(execution.devices)
-
-
 def _carry_out(
     config: Config,
     built: Built,
@@ -124,14 +96,13 @@ def _carry_out(
 ) -> dict[str, Any]:
     begun = time.monotonic()
     with Interruption(console) as interruption, CompileClock() as clock:
-        state, searching, checkpoints = _search(
-            config, built, folder, execution, console, clock, interruption, mesh
-        )
-        summary = write_results(config, built, folder, result_of(state), searching)
+        job = _search(config, built, folder, execution, console, clock, interruption, mesh)
+        result = result_of(job.reached)
+        summary = write_results(config, built, folder, result, job.seconds)
     total = time.monotonic() - begun
-    seconds = {"search": searching, "compile": clock.seconds, "total": total}
+    seconds = {"search": job.seconds, "compile": clock.seconds, "total": total}
     summary["seconds"] = {key: round(value, 3) for key, value in seconds.items()}
-    summary["rounds"] = int(state.round)
+    summary["rounds"] = job.rounds
     difference = summary["replay_difference"]
     if difference is None or difference > _LARGEST_REPLAY_DIFFERENCE:
         console.print(
@@ -140,7 +111,7 @@ def _carry_out(
             highlight=False,
         )
     write_json(folder.summary, {"complete": True, **summary})
-    checkpoints.remove()
+    job.checkpoints.remove()
     return summary
 
 
@@ -153,38 +124,26 @@ def _search(
     clock: CompileClock,
     interruption: Interruption,
     mesh: Mesh | None,
-) -> tuple[SearchState, float, Checkpoints]:
-    """The last state, the seconds of searching without compiling, and the checkpoints."""
-    key, searcher = built.key, built.searcher
+) -> Job:
+    """The search, finished."""
     problem, prompts = replicated((built.problem, built.prompts), mesh)
-    shapes = jax.eval_shape(lambda k: start(k, searcher, problem, prompts), key)
-    checkpoints = Checkpoints(folder.checkpoint, shapes, key, execution.checkpoint_seconds)
-    restored = checkpoints.restore()
-    state, seconds = restored if restored is not None else (None, 0.0)
-    if state is not None:
-        console.print(f"going on after round {int(state.round)}", highlight=False)
-    pace, done = Pace(clock), 0 if state is None else int(state.round)
-    begun = time.monotonic() - clock.seconds - seconds
-
-    def spent() -> float:
-        return time.monotonic() - clock.seconds - begun
-
-    chunks = search_in_chunks(
-        key, searcher, problem, prompts,
-        rounds_per_chunk=pace, state=state, microbatch=config.microbatch, mesh=mesh,
-    )  # fmt: skip
-    weights = round_weights(searcher, problem)
-    with Reporter(console, weights, state, quiet=execution.quiet) as report:
+    job = Job(
+        built=built._replace(problem=problem),
+        key=built.key,
+        prompts=prompts,
+        microbatch=config.microbatch,
+        pace=Pace(),
+        checkpoints=Checkpoints(folder.checkpoint, built.key, execution.checkpoint_seconds),
+    )
+    job.restore()
+    if job.state is not None:
+        console.print(f"going on after round {job.rounds}", highlight=False)
+    weights = round_weights(built.searcher, problem)
+    with Reporter(console, weights, job.state, quiet=execution.quiet) as report:
         try:
-            for state in chunks:
-                jax.block_until_ready(state)
-                report(state, pace.done(int(state.round) - done))
-                done = int(state.round)
-                if interruption.wanted:
-                    checkpoints.save(state, spent())
-                    raise RunInterruptedError(folder.path, interruption.wanted)
-                checkpoints.offer(state, spent())
-        finally:
-            checkpoints.wait()
-    assert state is not None  # a search has at least one round, so at least one state
-    return state, spent(), checkpoints
+            for _, seconds in drive([job], mesh=mesh, clock=clock, interruption=interruption):
+                report(job.reached, seconds)
+        except StoppedError as stopped:
+            job.save()
+            raise RunInterruptedError(folder.path, stopped.number) from None
+    return job

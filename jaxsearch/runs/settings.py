@@ -244,9 +244,20 @@ def _check_nulls(found: Mapping[str, Any], tables: Tables) -> None:
                 raise UserError(f"{key} is null: pass {_type_name(setting.type)}")
 
 
+def check_seed(seed: Any) -> None:
+    """Refuses what is no seed.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"seed is {seed!r}: pass a whole number")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}: it must lie in [0, 4294967295]")
+
+
 def _check_general(found: Mapping[str, Any]) -> None:
-    if not 0 <= found["seed"] < 2**32:
-        raise UserError(f"seed is {found['seed']}: it must lie in [0, 4294967295]")
+    check_seed(found["seed"])
     for key in ("num_prompts", "microbatch"):
         if found[key] is not None:
             with explained(key):

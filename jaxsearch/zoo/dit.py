@@ -139,7 +139,7 @@ def entry(folder: Path) -> ModelEntry:
             )
         autoencoder, params = load_autoencoder(folder / "vae", dtype=dtype)
         decoder = autoencoder_decoder(autoencoder, params, dtype=dtype, remat=remat)
-        return Model(denoiser, decoder, class_prompts(config.num_classes, names))
+        return Model(denoiser, decoder, *class_prompts(config.num_classes, names))
 
     schedule: dict[str, Any] = {"name": "trained_steps", "num_steps": 50, **steps}
     if config.kind == "sit":

@@ -44,7 +44,7 @@ def entry(folder: Path) -> ModelEntry:
                 instead of keeping what is inside it.
         """
         _, denoiser = load_folder(folder, dtype=dtype, remat=remat)
-        return Model(denoiser, decoder(), class_prompts(config.num_classes, names))
+        return Model(denoiser, decoder(), *class_prompts(config.num_classes, names))
 
     schedule: dict[str, Any] = {"name": "karras", "num_steps": 18}
     if config.preconditioning.kind == "ve":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +16,14 @@ ANY = "any"
 """The only prompt of a model that is told nothing."""
 
 
-def class_prompts(
-    num_classes: int, names: Sequence[str] = ()
-) -> Callable[[Sequence[str]], Prompts]:
+class Reading(NamedTuple):
+    """How a model reads its prompts: fields of `Model`."""
+
+    prompts: Callable[[Sequence[str]], Prompts]
+    ids: Callable[[Sequence[str]], np.ndarray]
+
+
+def class_prompts(num_classes: int, names: Sequence[str] = ()) -> Reading:
     """How a model of `num_classes` classes, or of none, reads its prompts.
 
     The condition is the class [P] int32, and so is `context["label"]`; of a model that is told
@@ -49,16 +55,18 @@ def class_prompts(
             raise ValueError(f"{text!r} is no prompt of this model: {_remedy()}")
         return found[0]
 
-    def prompts(texts: Sequence[str]) -> Prompts:
-        labels = [label(text) for text in texts]
+    def ids(texts: Sequence[str]) -> np.ndarray:
         seen: collections.Counter[int] = collections.Counter()
-        ids = []
-        for number in labels:
-            ids.append(number + max(num_classes, 1) * seen[number])
+        found = []
+        for number in map(label, texts):
+            found.append(number + max(num_classes, 1) * seen[number])
             seen[number] += 1
-        cond = jnp.asarray(np.asarray(labels, np.int32))
+        return np.asarray(found, np.int32)
+
+    def prompts(texts: Sequence[str]) -> Prompts:
+        cond = jnp.asarray(np.asarray([label(text) for text in texts], np.int32))
         context = {"label": cond} if num_classes else {}
-        return Prompts(jnp.asarray(np.asarray(ids, np.int32)), cond, context)
+        return Prompts(jnp.asarray(ids(texts)), cond, context)
 
     def _remedy() -> str:
         if not num_classes:
@@ -66,7 +74,7 @@ def class_prompts(
         name = " or the name of a class" if names else ""
         return f"take a number from 0 to {num_classes - 1}{name}"
 
-    return prompts
+    return Reading(prompts, ids)
 
 
 def split_numbers(text: str) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxsearch.core.types import Decoder, Denoiser, Prompts, Verifier
 
 
@@ -15,9 +17,13 @@ class Model(NamedTuple):
     denoiser: Denoiser
     decoder: Decoder
     prompts: Callable[[Sequence[str]], Prompts]
-    """What was asked for [P], as the denoiser and the verifiers read it. The id of a prompt says
-    what it asks for and how often that was asked before, never its place in the list, so its result
-    is the same beside other prompts. Raises `ValueError` for a prompt that the model cannot take.
+    """What was asked for [P], as the denoiser and the verifiers read it. Raises `ValueError` for a
+    prompt that the model cannot take.
+    """
+    ids: Callable[[Sequence[str]], np.ndarray]
+    """The ids [P] int32 that `prompts` gives, by themselves. An id says what is asked for and how
+    often that was asked before, never the place in the list, so the result of a prompt is the same
+    beside others. Raises as `prompts` does.
     """
 
 

@@ -205,7 +205,7 @@ def entry(folder: Path) -> ModelEntry:
         def prompts(texts: Sequence[str]) -> Prompts:
             return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
 
-        return Model(denoiser, decoder, prompts)
+        return Model(denoiser, decoder, prompts, text_ids)
 
     return ModelEntry(
         load=load,

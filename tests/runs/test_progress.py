@@ -30,20 +30,15 @@ class Clock:
 
 
 @pytest.mark.parametrize("per_round", [0.001, 0.03, 2.0])
-def test_pace_finds_half_a_second(monkeypatch: pytest.MonkeyPatch, per_round: float) -> None:
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    compiling = progress.CompileClock()
-    pace, lengths = progress.Pace(compiling, 0.5), []
-    for chunk in range(12):
+def test_pace_finds_half_a_second(per_round: float) -> None:
+    pace, lengths = progress.Pace(0.5), []
+    for _ in range(12):
         rounds = pace()
-        if chunk in (0, 5):
-            clock.now += 7.0
-            compiling._listen("/jax/core/compile/backend_compile_duration", 7.0)
-        clock.now += rounds * per_round
         lengths.append(rounds)
-        assert pace.done(rounds) == pytest.approx(rounds * per_round)
+        pace.learn(rounds, rounds * per_round)
+    assert lengths[:2] == [1, min(4, max(1, int(0.5 / per_round + 1e-6)))]
     assert lengths[-1] == max(1, int(0.5 / per_round + 1e-6))
+    assert pace.short == (per_round < 1.0)
 
 
 def test_rounds_weigh_as_many_steps_as_they_take() -> None:

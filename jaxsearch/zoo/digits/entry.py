@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import re
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsearch.core.types import Prompts
 from jaxsearch.zoo import Model, ModelEntry
 from jaxsearch.zoo.digits.load import WEIGHTS, classifier, decoder, denoiser, judge
 from jaxsearch.zoo.digits.network import NO_LABEL
+from jaxsearch.zoo.labels import class_prompts
 from jaxsearch.zoo.model import files_in
 
 _LABELS = [str(digit) for digit in range(10)]
@@ -39,21 +37,13 @@ def load(*, conditional: bool = False, guidance: float = 1.0, enlarge: int = 4) 
             f"guidance is {guidance}, but the denoiser is not told the label: "
             "set conditional to true"
         )
+    read, ids = class_prompts(len(_LABELS))
 
     def prompts(texts: Sequence[str]) -> Prompts:
-        wrong = [text for text in texts if text not in _LABELS]
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is no digit: a prompt is a label from 0 to 9")
-        labels = np.asarray([int(text) for text in texts], np.int32)
-        # The n-th request for a label has the same noise whatever else is asked for.
-        seen = [itertools.count() for _ in _LABELS]
-        count = np.asarray([next(seen[label]) for label in labels])
-        cond = labels if conditional else np.full_like(labels, NO_LABEL)
-        ids = labels + 10 * count
-        as_int = functools.partial(jnp.asarray, dtype=jnp.int32)
-        return Prompts(as_int(ids), as_int(cond), {"label": as_int(labels)})
+        asked = read(texts)
+        return asked if conditional else asked._replace(cond=jnp.full_like(asked.cond, NO_LABEL))
 
-    return Model(denoiser(guidance=guidance), decoder(enlarge=enlarge), prompts)
+    return Model(denoiser(guidance=guidance), decoder(enlarge=enlarge), prompts, ids)
 
 
 ENTRY = ModelEntry(

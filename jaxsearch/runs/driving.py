@@ -1,0 +1,176 @@
+"""Searches one after the other: the device kept busy, and all saved when asked to stop."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from jaxsearch.core.search import search_in_chunks, start
+from jaxsearch.core.types import Prompts, SearchState
+from jaxsearch.parallel import particle_mesh
+from jaxsearch.runs.build import Built
+from jaxsearch.runs.checkpoint import Checkpoints
+from jaxsearch.runs.errors import explained
+from jaxsearch.runs.interruption import Interruption
+from jaxsearch.runs.progress import CompileClock, Pace
+
+
+def mesh_of(devices: int | None) -> Mesh | None:
+    """The mesh that `--devices` asks for.
+
+    Raises:
+        UserError: if there are not so many.
+    """
+    with explained("devices"):
+        return particle_mesh(devices)
+
+
+@dataclasses.dataclass
+class Job:
+    """One search: what is searched, how, and where it is saved.
+
+    Attributes:
+        built: its searcher and problem.
+        key: of the search.
+        prompts: [P].
+        microbatch: particles run at once.
+        pace: of its chunks; those of equal programs share one.
+        checkpoints: of the search.
+        about: the caller's own.
+        state: the last one that is known to be done.
+        seconds: spent on it so far, without compiling.
+    """
+
+    built: Built
+    key: jax.Array
+    prompts: Prompts
+    microbatch: int | None
+    pace: Pace
+    checkpoints: Checkpoints
+    about: Any = None
+    state: SearchState | None = None
+    seconds: float = 0.0
+
+    @property
+    def reached(self) -> SearchState:
+        """The last state, of a search that has one."""
+        assert self.state is not None
+        return self.state
+
+    @property
+    def rounds(self) -> int:
+        """Done so far."""
+        return 0 if self.state is None else int(self.state.round)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of its rounds are done."""
+        return self.state is not None and self.rounds == self.state.trace.best.shape[0]
+
+    def restore(self) -> None:
+        """Goes on where it was saved, if it was.
+
+        Raises:
+            UserError: if what was saved cannot be read.
+        """
+
+        def shapes() -> SearchState:
+            searcher, problem = self.built.searcher, self.built.problem
+            return jax.eval_shape(lambda k: start(k, searcher, problem, self.prompts), self.key)
+
+        restored = self.checkpoints.restore(shapes)
+        if restored is not None:
+            self.state, self.seconds = restored
+
+    def save(self) -> None:
+        """Saves the last state, now."""
+        if self.state is not None:
+            self.checkpoints.save(self.state, self.seconds)
+            self.checkpoints.wait()
+
+
+class StoppedError(Exception):
+    """A signal came; no search is under way any more."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+class _Sent(NamedTuple):
+    """Rounds on their way to the device."""
+
+    job: Job
+    state: SearchState
+    at: float
+    compiled: float  # seconds of compiling before
+
+
+def _send(jobs: Iterable[Job], mesh: Mesh | None, clock: CompileClock) -> Iterator[_Sent]:
+    for job in jobs:
+        if job.finished:  # it was saved after its last round
+            yield _Sent(job, job.reached, time.monotonic(), clock.seconds)
+        chunks = search_in_chunks(
+            job.key, job.built.traced, job.built.problem, job.prompts,
+            rounds_per_chunk=job.pace, state=job.state, microbatch=job.microbatch, mesh=mesh,
+        )  # fmt: skip
+        at, compiled = time.monotonic(), clock.seconds
+        for state in chunks:
+            yield _Sent(job, state, at, compiled)
+            at, compiled = time.monotonic(), clock.seconds
+
+
+def drive(
+    jobs: Iterable[Job], *, mesh: Mesh | None, clock: CompileClock, interruption: Interruption
+) -> Iterator[tuple[Job, float]]:
+    """Carries out searches in turn, and gives each back with every chunk of rounds that is done.
+
+    With it come the seconds that the chunk took, those of compiling left out. Where chunks are
+    short, the next one, be it another job's, is sent before the one before is done, so that the
+    device never waits for the host. States are offered to the checkpoints of their job.
+
+    Raises:
+        StoppedError: on Ctrl-C or SIGTERM, once what was sent is done and the search that it
+            is about is saved.
+    """
+    queue: collections.deque[_Sent] = collections.deque()
+    last: Job | None = None
+    ended = (time.monotonic(), clock.seconds)
+
+    def receive() -> tuple[Job, float]:
+        nonlocal ended
+        job, state, at, compiled = queue.popleft()
+        jax.block_until_ready(state)
+        # The device begins when it has been told to, and is done with what was before.
+        begun, before = max(ended, (at, compiled)), job.rounds
+        ended = (time.monotonic(), clock.seconds)
+        seconds = max(ended[0] - begun[0] - (ended[1] - begun[1]), 1e-6)
+        job.state, job.seconds = state, job.seconds + seconds
+        if job.rounds > before:
+            job.pace.learn(job.rounds - before, seconds)
+        job.checkpoints.offer(state, job.seconds)
+        return job, seconds
+
+    try:
+        for sent in _send(jobs, mesh, clock):
+            last = sent.job
+            queue.append(sent)
+            while len(queue) > (1 if last.pace.short else 0):
+                yield receive()
+            if interruption.wanted:
+                break
+        while queue:
+            yield receive()
+        if interruption.wanted:
+            if last is not None and not last.finished:
+                last.save()
+            raise StoppedError(interruption.wanted)
+    finally:
+        if last is not None:
+            last.checkpoints.wait()

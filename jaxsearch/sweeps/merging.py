@@ -1,0 +1,132 @@
+"""The records of all units in one file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxsearch.runs.errors import UserError
+from jaxsearch.sweeps.folder import Manifest, SweepFolder, read_log, read_manifest
+from jaxsearch.sweeps.records import read_table, varied_columns, write_table
+from jaxsearch.sweeps.units import Unit
+
+
+def merge(
+    folders: Sequence[SweepFolder], output: Path | None = None, *, partial: bool = False
+) -> tuple[Path, Path]:
+    """Writes `records.parquet`, a row for each prompt of each unit, and `units.parquet`.
+
+    Records have the same bytes whenever and in how many processes their units were searched.
+
+    Args:
+        folders: of one sweep; several where its processes share no disk.
+        output: where to; None writes into the first folder.
+        partial: whether to merge those units that there are.
+
+    Raises:
+        UserError: if units are missing, or the folders are of several sweeps.
+    """
+    manifest = read_manifest(folders[0])
+    for folder in folders[1:]:
+        if read_manifest(folder) != manifest:
+            raise UserError(f"{folder.path} is of another sweep than {folders[0].path}")
+    where = {name: folder for folder in reversed(folders) for name in folder.done()}
+    units = [unit for unit in manifest.units if unit.id in where]
+    if not units or (len(units) < len(manifest.units) and not partial):
+        raise UserError(
+            f"{len(units)} of {len(manifest.units)} units are done: go on with the sweep"
+            + (", or take --partial to merge these" if units else "")
+        )
+    place = SweepFolder(folders[0].path if output is None else output)
+    place.path.mkdir(parents=True, exist_ok=True)
+    # Columns that only some units have are missing in the others.
+    of_points = dict(varied_columns(manifest.points))
+    schema = _schema(manifest, units, where, of_points)
+    with _whole(place.merged) as path, pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for unit in units:
+            records = read_table(where[unit.id].records(unit.id))
+            rows = records.num_rows
+            columns = {name: records[name] for name in records.column_names}
+            for name, values in of_points.items():
+                columns[name] = pa.array([values[unit.point].as_py()] * rows, values.type)
+            file.write_table(_as(schema, columns, rows))
+    write_table(place.merged_units, _units(manifest, units, where, of_points))
+    return place.merged, place.merged_units
+
+
+def _schema(
+    manifest: Manifest,
+    units: Sequence[Unit],
+    where: dict[str, SweepFolder],
+    of_points: dict[str, pa.Array],
+) -> pa.Schema:
+    """Columns of the merged records: the grid's behind the unit, and all that units have."""
+    found: dict[str, pa.DataType] = {}
+    seen = set()
+    for unit in units:
+        config = manifest.point_of(unit)["config"]
+        kind = json.dumps([config["guide"], config["report"]])
+        if kind not in seen:  # units of equal verifiers have equal columns
+            seen.add(kind)
+            path = where[unit.id].records(unit.id)
+            found |= {field.name: field.type for field in pq.read_schema(path)}
+    head = {"unit": found.pop("unit")}
+    grid = {name: values.type for name, values in of_points.items()}
+    scores = {name: found[name] for name in found if name.startswith("score")}
+    before = {name: found[name] for name in ("place", "prompt_id", "prompt")}
+    return pa.schema(list({**head, **grid, **before, **scores, **found}.items()))
+
+
+def _as(schema: pa.Schema, columns: dict[str, Any], rows: int) -> pa.Table:
+    arrays = [
+        columns.get(field.name, pa.nulls(rows, field.type)) for field in schema
+    ]  # what a unit does not have is missing
+    return pa.table(arrays, schema=schema)
+
+
+def _units(
+    manifest: Manifest,
+    units: Sequence[Unit],
+    where: dict[str, SweepFolder],
+    of_points: dict[str, pa.Array],
+) -> pa.Table:
+    logs = [read_log(where[unit.id], unit.id) for unit in units]
+    points = [unit.point for unit in units]
+    columns: dict[str, Any] = {"unit": [unit.id for unit in units]}
+    columns |= {name: values.take(pa.array(points)) for name, values in of_points.items()}
+    columns["prompts"] = [unit.prompts for unit in units]
+    for name in ("score", "network_passes", "seconds", "process", "device", "finished"):
+        columns[name] = [log.get(name) for log in logs]
+    # With the size that a budget has chosen.
+    searchers = [{"searcher": log["searcher"]} if "searcher" in log else {} for log in logs]
+    configs = [manifest.points[point]["config"] for point in points]
+    columns["config"] = [
+        json.dumps({**config, **searcher})
+        for config, searcher in zip(configs, searchers, strict=True)
+    ]
+    return pa.table(columns)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write that takes the name `path` once it is whole."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    try:
+        os.chmod(name, 0o644)
+        yield Path(name)
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise

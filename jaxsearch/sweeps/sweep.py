@@ -1,0 +1,335 @@
+"""A sweep: the units of this process, searched one after the other and written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from jaxsearch.core.evaluate import judge
+from jaxsearch.core.search import result_of
+from jaxsearch.core.types import Cost, Prompts, SearchResult
+from jaxsearch.parallel import replicated
+from jaxsearch.runs import components
+from jaxsearch.runs.build import Built, build, files, with_budget
+from jaxsearch.runs.checkpoint import Checkpoints
+from jaxsearch.runs.config import Config
+from jaxsearch.runs.driving import Job, StoppedError, drive, mesh_of
+from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.files import remove_partial, write_json
+from jaxsearch.runs.folder import check_versions, versions
+from jaxsearch.runs.interruption import Interruption, status_of
+from jaxsearch.runs.progress import CompileClock, Pace
+from jaxsearch.sweeps.arguments import SweepRequest
+from jaxsearch.sweeps.folder import Manifest, SweepFolder, manifest_of, working
+from jaxsearch.sweeps.grid import Point, Sweep, program_of
+from jaxsearch.sweeps.merging import merge
+from jaxsearch.sweeps.records import Found, table_of, write_table
+from jaxsearch.sweeps.reporting import SweepReporter
+from jaxsearch.sweeps.units import Unit
+from jaxsearch.sweeps.writing import Writer
+from jaxsearch.zoo import Model
+from jaxsearch.zoo.verifiers import Early, Prompted
+
+
+class Share(NamedTuple):
+    """Which process of a sweep this is."""
+
+    process: int = 0
+    processes: int = 1
+
+
+class SweepOptions(NamedTuple):
+    """How a sweep is carried out; none of it changes the result."""
+
+    share: Share = Share()
+    devices: int | None = None
+    checkpoint_seconds: float = 30.0
+    quiet: bool = False
+
+
+def options_of(request: SweepRequest) -> SweepOptions:
+    """How the command line wants a sweep to be carried out.
+
+    Raises:
+        UserError: if JAX finds no other processes where it is asked for them.
+    """
+    share = Share(request.process or 0, request.processes or 1)
+    if request.distributed:
+        try:
+            jax.distributed.initialize()
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--distributed: JAX finds no processes to join ({reason}): use --process and "
+                "--processes"
+            ) from error
+        share = Share(jax.process_index(), jax.process_count())
+    return SweepOptions(share, request.devices, request.checkpoint_seconds, request.quiet)
+
+
+class SweepInterruptedError(Exception):
+    """A sweep was stopped; the same command goes on with it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted: the same command goes on with the sweep")
+        self.status = status_of(number)
+        """Of the process, by the signal that it got."""
+
+
+class Outcome(NamedTuple):
+    """How far a sweep has come."""
+
+    done: int
+    units: int
+    failures: tuple[str, ...]  # what was said of the units of this process that failed
+    merged: bool
+
+
+def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console) -> Outcome:
+    """Searches this process's share of the units of a sweep that are not done.
+
+    Raises:
+        UserError: if the folder is of another sweep, or in use; if a model's files have changed.
+        SweepInterruptedError: on Ctrl-C or SIGTERM, once what is under way is saved.
+    """
+    mesh, folder, manifest = mesh_of(options.devices), SweepFolder(path), manifest_of(sweep)
+    with working(folder, manifest, *options.share):
+        first = options.share.process == 0
+        check_versions(folder.versions, versions(_files(sweep)), console if first else None)
+        if first:
+            remove_partial(path / "logs")
+        done = folder.done()
+        process, processes = options.share
+        share = _in_order(sweep, manifest.units)[process::processes]
+        own = [unit for unit in share if unit.id not in done]
+        failures = _search(sweep, folder, manifest, own, options, console, mesh)
+        done = folder.done() & {unit.id for unit in manifest.units}
+        complete = len(done) == len(manifest.units)
+        if complete:
+            merge([folder])
+    return Outcome(len(done), len(manifest.units), tuple(failures), complete)
+
+
+def _files(sweep: Sweep) -> dict[str, Path]:
+    """What models and verifiers are read from."""
+    found: dict[str, Path] = {}
+    for _, points in itertools.groupby(sweep.points, key=lambda point: program_of(point)[0]):
+        config = next(points).config
+        found |= {f"{config.model.name}/{name}": path for name, path in files(config).items()}
+    return found
+
+
+def _in_order(sweep: Sweep, units: Sequence[Unit]) -> list[Unit]:
+    """Units of one program beside each other, and of those the ones with the same prompts."""
+
+    programs = [program_of(point) for point in sweep.points]
+
+    def key(unit: Unit) -> tuple[Any, ...]:
+        return (*programs[unit.point], unit.begin, unit.point)
+
+    return sorted(units, key=key)
+
+
+def _search(
+    sweep: Sweep,
+    folder: SweepFolder,
+    manifest: Manifest,
+    own: Sequence[Unit],
+    options: SweepOptions,
+    console: Console,
+    mesh: Mesh | None,
+) -> list[str]:
+    """Searches units and writes down what they find; returns why some could not be searched."""
+    failures: list[str] = []
+    shop = _Workshop(sweep, mesh)
+
+    def jobs() -> Iterator[Job]:
+        for unit in own:
+            try:
+                built, prompts = shop.built(unit), shop.prompts(unit)
+            except UserError as error:
+                failures.append(str(error))
+                write_json(folder.failure(unit.id), {"message": str(error)})
+                continue
+            config = shop.config(unit)
+            job = Job(
+                built=built,
+                key=built.key,
+                prompts=prompts,
+                microbatch=config.microbatch,
+                pace=shop.pace(unit),
+                checkpoints=Checkpoints(
+                    folder.checkpoint(unit.id), built.key, options.checkpoint_seconds
+                ),
+                about=unit,
+            )
+            job.restore()
+            yield job
+
+    report = SweepReporter(console, folder, manifest, options.share[0] == 0 and not options.quiet)
+    with Interruption(console) as interruption, CompileClock() as clock, report, Writer() as write:
+        try:
+            for job, seconds in drive(jobs(), mesh=mesh, clock=clock, interruption=interruption):
+                report(job, seconds)
+                write.check()
+                if job.finished:
+                    write(_writing(sweep, folder, job, options.share, shop.config(job.about), mesh))
+        except StoppedError as stopped:
+            raise SweepInterruptedError(stopped.number) from None
+    return failures
+
+
+def _writing(
+    sweep: Sweep, folder: SweepFolder, job: Job, share: Share, config: Config, mesh: Mesh | None
+) -> Callable[[], None]:
+    """What is left to do of a unit that has been searched, for another thread."""
+    unit, built, result = job.about, job.built, result_of(job.reached)
+    looked = None
+    if built.reports or "images" in sweep.keep:
+        looked = judge(
+            built.problem, built.reports, result.particle, job.prompts,
+            microbatch=config.microbatch, mesh=mesh,
+        )  # fmt: skip
+
+    def write() -> None:
+        images, scores = np.zeros((0,)), np.asarray(result.scores)
+        if looked is not None:
+            images = np.asarray(looked[0])
+            scores = np.concatenate([scores, np.asarray(looked[1])], axis=1)
+        found = Found(result, np.asarray(job.prompts.ids), images, scores)
+        prompts = config.prompts[unit.begin : unit.end]
+        table = table_of(unit, prompts, found, tuple(built.verifiers), sweep.keep)
+        searcher = config.searcher.to_dict()
+        log = {**_log(unit, result, job.seconds, share), "searcher": searcher}
+        write_json(folder.log(unit.id), log)
+        write_table(folder.records(unit.id), table)
+        folder.failure(unit.id).unlink(missing_ok=True)
+        job.checkpoints.remove()
+
+    return write
+
+
+def _log(unit: Unit, result: SearchResult, seconds: float, share: Share) -> dict[str, Any]:
+    total = Cost(*(int(np.sum(np.asarray(field)[: unit.prompts])) for field in result.cost))
+    score = np.asarray(result.score)[: unit.prompts]
+    finite = score[np.isfinite(score)]
+    return {
+        "score": float(finite.mean()) if len(finite) else None,
+        "network_passes": total.network_passes + total.backward_passes,
+        "seconds": round(seconds, 4),
+        "process": share.process,
+        "device": f"{jax.local_devices()[0].device_kind}",
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+class _Workshop:
+    """What units are searched with: weights are read once, and kept while units need them."""
+
+    def __init__(self, sweep: Sweep, mesh: Mesh | None) -> None:
+        self._sweep, self._mesh = sweep, mesh
+        self._programs = [program_of(point) for point in sweep.points]
+        self._heavy = self._program = ""
+        self._loaded: dict[str, Any] = {}
+        self._built: dict[int, Built | UserError] = {}
+        self._prompts: dict[tuple[Any, ...], Prompts] = {}
+        self._sizes: dict[str, Config] = {}
+        self._pace = Pace()
+
+    def _load(
+        self, kind: str, name: str, settings: Mapping[str, Any], model: str, *args: Any
+    ) -> Any:
+        if kind not in ("model", "verifier"):
+            return components.build(kind, name, settings, model, *args)
+        key = json.dumps([kind, name, settings, model], sort_keys=True)
+        if key not in self._loaded:
+            part = components.build(kind, name, settings, model, *args)
+            self._loaded[key] = _on_all(part, self._mesh)
+        return self._loaded[key]
+
+    def _point(self, unit: Unit) -> Point:
+        """The point of a unit; what only others needed is let go."""
+        point = self._sweep.points[unit.point]
+        heavy, program = self._programs[unit.point]
+        if heavy != self._heavy:
+            self._loaded.clear()
+            self._prompts.clear()
+        if (heavy, program) != (self._heavy, self._program):
+            self._built.clear()
+            self._pace = Pace()
+        self._heavy, self._program = heavy, program
+        return point
+
+    def config(self, unit: Unit) -> Config:
+        """The config of a unit's point, with the size that its budget pays for."""
+        point = self._point(unit)
+        if point.free is None:
+            return point.config
+        if self._program not in self._sizes:
+            self._sizes[self._program] = with_budget(point.config, point.free, self._load)
+        return dataclasses.replace(point.config, searcher=self._sizes[self._program].searcher)
+
+    def built(self, unit: Unit) -> Built:
+        """All that a unit needs but its prompts.
+
+        Raises:
+            UserError: if its parts do not go together.
+        """
+        self._point(unit)
+        if unit.point not in self._built:
+            try:
+                built = build(self.config(unit), most_prompts=unit.rows, load=self._load)
+                self._built[unit.point] = built
+            except UserError as error:
+                self._built[unit.point] = error
+        found = self._built[unit.point]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def prompts(self, unit: Unit) -> Prompts:
+        """The prompts of a unit [rows]: what is behind its last one repeats it.
+
+        Raises:
+            UserError: if the model or a verifier cannot take one.
+        """
+        config = self._point(unit).config
+        # The same object for equal prompts, which may be many.
+        key = (id(config.prompts), unit.begin, unit.end, unit.rows)
+        if key not in self._prompts:
+            found = self.built(unit).part(unit.begin, unit.end)
+            index = jnp.minimum(jnp.arange(unit.rows), unit.prompts - 1)
+            found = jax.tree.map(lambda leaf: leaf[index], found)
+            while len(self._prompts) >= _PROMPTS_KEPT:
+                del self._prompts[next(iter(self._prompts))]
+            self._prompts[key] = replicated(found, self._mesh)
+        return self._prompts[key]
+
+    def pace(self, unit: Unit) -> Pace:
+        """The pace of a unit's program."""
+        self._point(unit)
+        return self._pace
+
+
+_PROMPTS_KEPT = 8
+
+
+def _on_all(part: Any, mesh: Mesh | None) -> Any:
+    """A model or a verifier with its weights on all devices."""
+    if isinstance(part, Model):
+        denoiser, decoder = replicated((part.denoiser, part.decoder), mesh)
+        return part._replace(denoiser=denoiser, decoder=decoder)
+    if isinstance(part, Prompted | Early):
+        return part._replace(verifier=_on_all(part.verifier, mesh))
+    return replicated(part, mesh)

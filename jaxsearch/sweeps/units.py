@@ -1,0 +1,65 @@
+"""Units: some prompts of a point, searched together, with an id that says what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxsearch.sweeps.grid import Sweep
+
+
+class Unit(NamedTuple):
+    """Prompts of one point that are searched together."""
+
+    id: str  # 16 hexadecimal digits, from everything that decides the result
+    point: int  # index
+    begin: int  # place of the first prompt in the point's list
+    end: int  # behind the last one
+    rows: int  # prompts that its program takes; the last one fills up
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts it has."""
+        return self.end - self.begin
+
+
+def units_of(sweep: Sweep) -> tuple[Unit, ...]:
+    """All units of a sweep, in an order that is the same for every process.
+
+    An id hangs on the resolved config, the prompts of the unit and those before them, which decide
+    on its keys. So a sweep that is given more seeds, settings or prompts keeps the units it has.
+    """
+    found: dict[str, Unit] = {}
+    divided: dict[int, list[_Part]] = {}  # by prompts, of which equal ones are one object
+    for index, point in enumerate(sweep.points):
+        config = point.config
+        if id(config.prompts) not in divided:
+            divided[id(config.prompts)] = _divided(config.prompts, sweep.unit_prompts)
+        settings = dataclasses.replace(config, prompts=()).to_dict()
+        text = json.dumps([settings, point.free], sort_keys=True)
+        for part in divided[id(config.prompts)]:
+            identity = hashlib.sha256((text + part.digest).encode()).hexdigest()[:16]
+            found.setdefault(identity, Unit(identity, index, part.begin, part.end, part.rows))
+    return tuple(found.values())
+
+
+class _Part(NamedTuple):
+    begin: int
+    end: int
+    rows: int
+    digest: str  # of its prompts and those before, and of the rows
+
+
+def _divided(prompts: Sequence[str], most: int) -> list[_Part]:
+    rows, seen, parts = min(most, len(prompts)), hashlib.sha256(), []
+    for begin in range(0, len(prompts), rows):
+        own = prompts[begin : begin + rows]
+        text = json.dumps([seen.hexdigest(), rows, own])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        parts.append(_Part(begin, begin + len(own), rows, digest))
+        for prompt in own:
+            seen.update(json.dumps(prompt).encode())
+    return parts
