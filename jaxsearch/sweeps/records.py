@@ -22,6 +22,7 @@ from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import write_atomic
 from jaxsearch.runs.images import png_of, to_pixels
 from jaxsearch.runs.recipes import recipe_files
+from jaxsearch.runs.records import finite
 from jaxsearch.sweeps.units import Unit
 
 
@@ -73,8 +74,10 @@ def table_of(
         columns[name] = pa.array(np.asarray(getattr(result.cost, field))[:num].astype(np.int64))
     if "curves" in keep:
         best, spent = np.asarray(result.trace.best), _passes(result.trace.cost)
-        columns["curve.score"] = pa.array([_finite(best[:, row]) for row in range(num)])
-        columns["curve.network_passes"] = pa.array([spent[:, row] for row in range(num)])
+        scores = [[finite(score) for score in best[:, row]] for row in range(num)]
+        columns["curve.score"] = pa.array(scores, pa.list_(pa.float32()))
+        spent_by = [spent[:, row] for row in range(num)]
+        columns["curve.network_passes"] = pa.array(spent_by, pa.list_(pa.int64()))
     if "recipes" in keep:
         best_one = result.particle
         texts = recipe_files(best_one.noise, found.ids.tolist(), _filled(prompts, unit),
