@@ -37,7 +37,7 @@ check_sweep() { # CONFIG DIR [options]
     fail "two words come first: launch/$script CONFIG DIR [options of jaxsearch sweep]"
   for word in "${@:3}"; do
     case $word in
-      --output* | --process* | --distributed*) fail "'$word' is what this script adds: leave it out" ;;
+      --output* | --process*) fail "'$word' is what this script adds: leave it out" ;;
     esac
   done
 }

@@ -164,14 +164,39 @@ def test_multi_gpu_and_slurm_install_for_gpus(machine):
         assert commands[:2] == installs(machine, "")
 
 
-def test_tpu_vm_would_start_the_sweep_on_all_hosts(machine):
-    (command,) = machine.dry("tpu_vm.sh", "sweep.yaml", "/mnt/out", "--quiet", **TPU)
+def test_tpu_vm_would_start_a_process_on_each_host(machine):
+    ssh = ("gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--zone", "us-central2-b")
+    install = 'EXTRA=tpu VENV="$HOME/jaxsearch-venv" PYTHON=python3 launch/local.sh'
+    sweep = "sweep sweep.yaml --output /mnt/out --quiet --process"
+    words = ("tpu_vm.sh", "sweep.yaml", "/mnt/out", "--quiet")
+    (command,) = machine.dry(*words, **TPU)
     assert command == [
-        *("gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--zone", "us-central2-b"),
-        *("--worker", "all", "--command"),
-        'cd jaxsearch && EXTRA=tpu VENV="$HOME/jaxsearch-venv" PYTHON=python3 launch/local.sh'
-        " sweep sweep.yaml --output /mnt/out --quiet --distributed",
+        *(*ssh, "--worker", "0", "--command"),
+        f"cd jaxsearch && {install} {sweep} 0 --processes 1",
     ]
+    alone = (
+        "CLOUD_TPU_TASK_ID=0 TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,4,1"
+        " TPU_VISIBLE_CHIPS=0,1,2,3,4,5,6,7"
+    )
+    commands = machine.dry(*words, WORKERS="2", BOUNDS="2,4,1", **TPU)
+    assert commands == [
+        [
+            *(*ssh, "--worker", str(i), "--command"),
+            f"cd jaxsearch && {alone} {install} {sweep} {i} --processes 2",
+        ]
+        for i in range(2)
+    ]
+
+
+def test_tpu_vm_names_the_hosts_that_failed(machine):
+    """Kills: a script that waits for the first connection alone, or forgets its status."""
+    machine.stub(
+        "stubs/gcloud", 'case "${@: -1}" in *"--process 1 "*) exit 4 ;; esac; touch "ok-$$"'
+    )
+    done = machine.launch("tpu_vm.sh", "sweep.yaml", "/mnt/out", WORKERS="3", **TPU)
+    assert done.returncode == 4
+    assert "tpu_vm.sh: process 1 ended with status 4" in done.stderr
+    assert len(list(machine.folder.glob("ok-*"))) == 2
 
 
 def test_slurm_would_submit_one_job(machine):
@@ -258,6 +283,7 @@ REFUSED = {
         [
             *(("NAME", ""), ("NAME", "My TPU"), ("ZONE", ""), ("ZONE", "us-central2")),
             *(("CHECKOUT", "a; b"), ("PYTHON", "python3 -v")),
+            *(("WORKERS", "0"), ("WORKERS", "two"), ("BOUNDS", "4"), ("BOUNDS", "2,2,0")),
         ],
     ),
     "slurm.sh": (
@@ -302,10 +328,7 @@ def test_bad_words_are_refused(machine, script):
         ([], "CONFIG DIR"),
         ([config], "CONFIG DIR"),
         ([config, "--output", folder], "CONFIG DIR"),
-        *(
-            ([config, folder, word], word)
-            for word in ("--process", "--processes=2", "--distributed", "--output=x")
-        ),
+        *(([config, folder, word], word) for word in ("--process", "--processes=2", "--output=x")),
     ]
     if script in ("multi_gpu.sh", "slurm.sh"):
         bad.append((["none.yaml", folder], "none.yaml"))
@@ -416,7 +439,7 @@ def test_words_reach_the_tpu_hosts_whole(machine):
     assert machine.launch("tpu_vm.sh", *words, **TPU, **more).returncode == 0
     assert log.read_text().splitlines() == [
         *("sweep", "sweep.yaml", "--output", "/mnt/out", "--prompts", "a 'b' $c", "d;e"),
-        "--distributed",
+        *("--process", "0", "--processes", "1"),
     ]
     home = f"{machine.folder}/host"
     seen = (machine.folder / "host/my/checkout/seen").read_text().strip()

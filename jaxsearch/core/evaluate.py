@@ -348,7 +348,9 @@ def judge(
         particle, context = rows
         images = decoder(particle.x)
         context = with_estimate(context, particle.memory, decoder)
-        return images, jnp.stack([one(images, context) for one in verifiers], axis=-1)
+        scores = [one(images, context)[:, None] for one in verifiers]
+        nothing = jnp.zeros((images.shape[0], 0))
+        return images, jnp.concatenate([nothing, *scores], axis=1)
 
     shared = (problem.objective.decoder, verifiers)
     rows = (without_lineage(particle), prompts.context)

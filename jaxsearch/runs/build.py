@@ -187,11 +187,11 @@ def _check_size(
 ) -> None:
     """Refuses a search whose arrays alone cannot fit, before anything of that size is made."""
     needed = memory(searcher, problem, prompts, microbatch=microbatch)
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     there = (device.memory_stats() or {}).get("bytes_limit")
     if there is None and hasattr(os, "sysconf"):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if there is not None and needed.total > there * jax.device_count():
+    if there is not None and needed.total > there * jax.local_device_count():
         part, largest = max(needed._asdict().items(), key=lambda item: item[1])
         raise UserError(
             f"the search needs at least {bytes_text(needed.total)} ({part} {bytes_text(largest)}), "

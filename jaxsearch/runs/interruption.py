@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 from rich.console import Console
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO_SECONDS = 2.0
+"""A SIGTERM so soon after a signal is the same one, sent to a process and to its whole group."""
 
 
 def status_of(number: int) -> int:
@@ -36,15 +40,18 @@ class Interruption:
         """The number of the signal that was heard; 0 before."""
 
     def _listen(self, pipe: int) -> None:
+        told = -math.inf
         with os.fdopen(pipe, "rb", buffering=0) as signals:
             while heard := signals.read(1):
                 if heard[0] not in _SIGNALS:
+                    continue
+                if heard[0] == signal.SIGTERM and time.monotonic() - told < _ECHO_SECONDS:
                     continue
                 if self.wanted:
                     self._console.show_cursor(True)
                     # Files are whole or not there, so none is left in pieces.
                     os._exit(status_of(heard[0]))
-                self.wanted = heard[0]
+                self.wanted, told = heard[0], time.monotonic()
                 self._console.print("stopping after this round; Ctrl-C again stops at once")
 
     def __enter__(self) -> Interruption:

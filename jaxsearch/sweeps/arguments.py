@@ -38,7 +38,6 @@ class SweepRequest(NamedTuple):
     output: Path
     process: int | None
     processes: int | None
-    distributed: bool
     devices: int | None
     checkpoint_seconds: float
     compilation_cache: str | None
@@ -65,11 +64,6 @@ def parse_sweep(argv: Sequence[str]) -> SweepRequest:
         "--process", type=int, metavar="I", help="this process is number I, from 0, of several"
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many share the units")
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="have JAX find I and N, on machines that must start together (TPU pods)",
-    )
     parser.add_argument("--devices", type=int, help=EXECUTION["devices"].help)
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=30.0,
@@ -84,8 +78,6 @@ def parse_sweep(argv: Sequence[str]) -> SweepRequest:
         raise UserError(f"checkpoint_seconds is {found.checkpoint_seconds}: it must be 0 or more")
     if (found.process is None) != (found.processes is None):
         raise UserError("--process and --processes go together: give both or none")
-    if found.process is not None and found.distributed:
-        raise UserError("--distributed finds the number of the process: leave --process out")
     if found.process is not None and not 0 <= found.process < found.processes:
         raise UserError(
             f"process is {found.process} of {found.processes}: they are numbered from 0 to one "

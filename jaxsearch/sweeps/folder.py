@@ -156,7 +156,11 @@ def working(
     """
     locks = folder.path / _LOCKS
     if not locks.exists():
-        make_empty(folder.path, "the folder of a sweep")
+        try:
+            make_empty(folder.path, "the folder of a sweep")
+        except UserError:
+            if not locks.exists():  # another process of this sweep has just begun
+                raise
         locks.mkdir(exist_ok=True)
     with contextlib.ExitStack() as held:
         alive = held.enter_context((locks / "alive").open("a+"))

@@ -59,22 +59,8 @@ class SweepOptions(NamedTuple):
 
 
 def options_of(request: SweepRequest) -> SweepOptions:
-    """How the command line wants a sweep to be carried out.
-
-    Raises:
-        UserError: if JAX finds no other processes where it is asked for them.
-    """
+    """How the command line wants a sweep to be carried out."""
     share = Share(request.process or 0, request.processes or 1)
-    if request.distributed:
-        try:
-            jax.distributed.initialize()
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"--distributed: JAX finds no processes to join ({reason}): use --process and "
-                "--processes"
-            ) from error
-        share = Share(jax.process_index(), jax.process_count())
     return SweepOptions(share, request.devices, request.checkpoint_seconds, request.quiet)
 
 

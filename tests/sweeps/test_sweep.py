@@ -225,13 +225,13 @@ def test_a_point_that_cannot_be_searched_stops_no_other(call: Call, tmp_path: Pa
 
 
 def test_a_budget_chooses_the_size_of_each_point(call: Call, tmp_path: Path) -> None:
-    entries: dict[str, Any] = {"prompts": ["3"], "keep": [], "report": []}
+    entries: dict[str, Any] = {"prompts": ["3"], "keep": ["images"], "report": []}
     grid = {"searcher": ["best_of_n"], "budget": [14, 35]}
     file = written(tmp_path / "s.yaml", grid=grid, **entries)
     assert call("sweep", file, "--output", tmp_path / "f", "--quiet")[0] == 0
     records = pandas.read_parquet(tmp_path / "f" / "records.parquet")
     assert records.network_passes.tolist() == [14, 35]  # 7 each
-    assert not {"image", "recipe", "curve.score"} & set(records.columns)
+    assert {"image", "recipe", "curve.score"} & set(records.columns) == {"image"}
     sizes = pandas.read_parquet(tmp_path / "f" / "units.parquet").config.map(json.loads)
     assert [one["searcher"]["candidates"] for one in sizes] == [2, 5]
 
@@ -265,10 +265,6 @@ MISTAKES = {
     "no file": (["nowhere.yaml"], "cannot read the config file nowhere.yaml"),
     "half a share": (["{file}", "--process", "1"], "--process and --processes go together"),
     "share": (["{file}", "--process", "2", "--processes", "2"], "process is 2 of 2: they are numb"),
-    "both": (
-        ["{file}", "--process", "0", "--processes", "2", "--distributed"],
-        "--distributed finds the number of the process",
-    ),
     "seconds": (["{file}", "--checkpoint-seconds", "-1"], "checkpoint_seconds is -1"),
     "devices": (["{file}", "--devices", "9"], "devices is 9: this machine has 8"),
 }
