@@ -149,14 +149,15 @@ def _search(
                 write_json(folder.failure(unit.id), {"message": str(error)})
                 continue
             config = shop.config(unit)
+            key = jax.random.key(config.seed)
             job = Job(
                 built=built,
-                key=built.key,
+                key=key,
                 prompts=prompts,
                 microbatch=config.microbatch,
                 pace=shop.pace(unit),
                 checkpoints=Checkpoints(
-                    folder.checkpoint(unit.id), built.key, options.checkpoint_seconds
+                    folder.checkpoint(unit.id), key, options.checkpoint_seconds
                 ),
                 about=unit,
             )
@@ -269,19 +270,20 @@ class _Workshop:
         return dataclasses.replace(point.config, searcher=self._sizes[self._program].searcher)
 
     def built(self, unit: Unit) -> Built:
-        """All that a unit needs but its prompts.
+        """All that a unit needs but its key and its prompts.
 
         Raises:
             UserError: if its parts do not go together.
         """
-        self._point(unit)
-        if unit.point not in self._built:
+        # The same object for equal prompts. Points that differ in their seed share all the rest.
+        prompts = id(self._point(unit).config.prompts)
+        if prompts not in self._built:
             try:
                 built = build(self.config(unit), most_prompts=unit.rows, load=self._load)
-                self._built[unit.point] = built
+                self._built[prompts] = built
             except UserError as error:
-                self._built[unit.point] = error
-        found = self._built[unit.point]
+                self._built[prompts] = error
+        found = self._built[prompts]
         if isinstance(found, UserError):
             raise found
         return found
@@ -293,7 +295,6 @@ class _Workshop:
             UserError: if the model or a verifier cannot take one.
         """
         config = self._point(unit).config
-        # The same object for equal prompts, which may be many.
         key = (id(config.prompts), unit.begin, unit.end, unit.rows)
         if key not in self._prompts:
             found = self.built(unit).part(unit.begin, unit.end)
