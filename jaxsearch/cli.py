@@ -220,16 +220,20 @@ def _plan(arguments: list[str]) -> int:
     _use_compilation_cache(request.execution.compilation_cache)
 
     from jaxsearch.core.plan import plan
-    from jaxsearch.runs.build import build, with_budget
+    from jaxsearch.runs.build import build, with_budget, with_microbatch
+    from jaxsearch.runs.driving import mesh_of
     from jaxsearch.runs.report import print_plan
 
     config = request.config
     if request.free is not None:
         config = with_budget(config, request.free)
         print(f"within the budget: {request.free} {config.searcher.settings[request.free]}\n")
-    built, microbatch = build(config), config.microbatch
-    price = plan(built.searcher, built.problem, built.prompts, microbatch=microbatch)
-    print_plan(Console(), price, len(config.prompts))
+    built, mesh = build(config), mesh_of(request.execution.devices)
+    config, said = with_microbatch(config, built, 1 if mesh is None else mesh.size)
+    of_search = (built.searcher, built.problem, built.prompts)
+    print_plan(Console(), plan(*of_search, microbatch=config.microbatch), len(config.prompts))
+    if said:
+        print(f"\n{said}")
     return 0
 
 

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxsearch import cli
+from jaxsearch.runs import build as building
 from jaxsearch.runs import progress
 from jaxsearch.runs.components import catalogue
 from jaxsearch.runs.images import read_png, write_png
@@ -261,7 +263,7 @@ def test_ctrl_c_and_resume_end_in_the_same_bytes(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(progress.Pace, "__call__", lambda self: 2)
-    monkeypatch.setattr(progress.Pace, "done", lambda self, rounds: 0.1)
+    monkeypatch.setattr(progress.Pace, "short", False)
     with monkeypatch.context() as patch:
         patch.setattr(progress.Reporter, "__call__", stop)
         assert cli.main(["search", *SMALL, "--output", str(path)]) == 130
@@ -284,6 +286,27 @@ def test_ctrl_c_and_resume_end_in_the_same_bytes(
     assert {n for n in one if one[n] != two[n]} <= {"summary.json", "records.jsonl"}
     assert cli.main(["search", "--resume", str(path)]) == 0
     assert "is complete" in capsys.readouterr().err
+
+
+def test_as_many_particles_at_once_as_fit(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kills: a choice that is not said, or that a replay does not know of."""
+    monkeypatch.setattr(building, "_device_bytes", lambda: 2**30)
+    monkeypatch.setattr(building, "fitting", lambda needed, particles, there, devices: 2)
+    path = tmp_path / "small"
+    assert cli.main(["plan", *SMALL]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(
+        r"\d particles run at once \(--microbatch\): all 4 would need about .* MiB", said
+    )
+    assert cli.main(["search", *SMALL, "--output", str(path)]) == 0
+    assert said in capsys.readouterr().err
+    assert yaml.safe_load((path / "config.yaml").read_text())["microbatch"] == 2
+    assert cli.main(["replay", str(path)]) == 0
+    # A choice of one's own is kept.
+    assert cli.main(["plan", *SMALL, "--microbatch", "4"]) == 0
+    assert "--microbatch" not in capsys.readouterr().out
 
 
 def test_plan_says_what_the_run_cost(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def _of_equation(equation: Any) -> float:
     name, given = equation.primitive.name, equation.params
     if name in _RULES:
         return _RULES[name](equation)
-    inner = [_of(jaxpr) for value in given.values() for jaxpr in _jaxprs(value)]
+    inner = [_of(jaxpr) for value in given.values() for jaxpr in jaxprs_in(value)]
     if name == "cond":
         return max(inner, default=0.0)
     if name == "scan":
@@ -43,14 +43,14 @@ def _of_equation(equation: Any) -> float:
     return sum(inner)
 
 
-def _jaxprs(value: Any) -> list[Any]:
+def jaxprs_in(value: Any) -> list[Any]:
     """The programs in a parameter of an equation: one, or several as those of branches."""
     if isinstance(value, jax_core.ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, jax_core.Jaxpr):
         return [value]
     if isinstance(value, tuple | list):
-        return [jaxpr for one in value for jaxpr in _jaxprs(one)]
+        return [jaxpr for one in value for jaxpr in jaxprs_in(one)]
     return []
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.flops import count_flops
+from jaxsearch.core.liveness import peak_bytes
 from jaxsearch.core.search import search, start
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import (
@@ -47,12 +49,13 @@ class StagePlan(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that a search needs at least, all prompts together: what a compiler adds is unknown."""
+    """Bytes that a search needs, all prompts together; what a compiler makes of them is unknown."""
 
     weights: int  # denoiser, decoder and verifiers
     state: int  # between rounds
     proposals: int  # the largest round's
     images: int  # of one microbatch
+    activations: int  # inside the models, of one microbatch, as `peak_bytes` has them
 
     @property
     def total(self) -> int:
@@ -187,8 +190,15 @@ def most_network_passes(searcher: Searcher, problem: Problem) -> int:
     return calls * problem.denoiser.passes
 
 
-def flops(problem: Problem, prompts: Prompts) -> Flops:
-    """The operations of the models of a problem, from shapes alone."""
+class _Calls(NamedTuple):
+    """A function and its arguments for each call of a model, on one latent or image."""
+
+    network: tuple[tuple[Any, ...], ...]
+    decoder: tuple[tuple[Any, ...], ...]
+    verifiers: tuple[tuple[Any, ...], ...]
+
+
+def _calls(problem: Problem, prompts: Prompts) -> _Calls:
     denoiser, objective = problem.denoiser, problem.objective
     latent = jax.ShapeDtypeStruct((1, *denoiser.shape), jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
@@ -198,16 +208,25 @@ def flops(problem: Problem, prompts: Prompts) -> Flops:
     )
     images = jax.eval_shape(objective.decoder, latent)
     context = {**one[1], ESTIMATE: images}
-    num = max(len(objective.verifiers), 1)
-    judged = [
-        count_flops(lambda one, images, context: one(images, context), verifier, images, context)
-        for verifier in objective.verifiers
-    ]
+
+    def call(model: Callable[..., Any], *arguments: Any) -> Any:
+        return model(*arguments)
+
+    return _Calls(
+        ((call, denoiser, latent, time, one[0]),),
+        ((call, objective.decoder, latent),),
+        tuple((call, verifier, images, context) for verifier in objective.verifiers),
+    )
+
+
+def flops(problem: Problem, prompts: Prompts) -> Flops:
+    """The operations of the models of a problem, from shapes alone."""
+    calls = _calls(problem, prompts)
+    judged = [count_flops(*one) for one in calls.verifiers]
     return Flops(
-        count_flops(lambda one, *given: one(*given), denoiser, latent, time, one[0])
-        / denoiser.passes,
-        count_flops(lambda decoder, latent: decoder(latent), objective.decoder, latent),
-        math.fsum(judged) / num,
+        count_flops(*calls.network[0]) / problem.denoiser.passes,
+        count_flops(*calls.decoder[0]),
+        math.fsum(judged) / max(len(judged), 1),
     )
 
 
@@ -240,6 +259,12 @@ def stage_plans(searcher: Searcher, problem: Problem) -> tuple[StagePlan, ...]:
     return _proposals(searcher, problem).stages
 
 
+def num_particles(searcher: Searcher, problem: Problem, prompts: Prompts) -> int:
+    """The largest number of particles alive in one round, all prompts together."""
+    candidates = max(stage.candidates for stage in stage_plans(searcher, problem))
+    return prompts.ids.shape[0] * candidates
+
+
 def memory(
     searcher: Searcher, problem: Problem, prompts: Prompts, *, microbatch: int | None = None
 ) -> Memory:
@@ -251,14 +276,60 @@ def memory(
     num_prompts = prompts.ids.shape[0]
     proposals = _proposals(searcher, problem)
     particles = num_prompts * max(stage.candidates for stage in proposals.stages)
-    latents = (min(microbatch or particles, particles), *problem.denoiser.shape)
+    at_once = min(microbatch or particles, particles)
+    latents = (at_once, *problem.denoiser.shape)
     decoder = problem.objective.decoder
     return Memory(
         weights=_bytes((problem.denoiser, problem.objective)),
         state=_bytes(jax.eval_shape(lambda k: start(k, searcher, problem, prompts), _key_shape())),
         proposals=num_prompts * proposals.bytes,
         images=_bytes(jax.eval_shape(decoder, jax.ShapeDtypeStruct(latents, jnp.float32))),
+        activations=at_once * _activations(searcher, problem, prompts),
     )
+
+
+def _activations(searcher: Searcher, problem: Problem, prompts: Prompts) -> int:
+    """The most bytes inside a model, of one particle."""
+    calls = _calls(problem, prompts)
+    largest = max(peak_bytes(*call) for one in calls for call in one)
+    space = noise_space(problem, searcher.rank, searcher.renoisings)
+    state = jax.eval_shape(lambda k: searcher.init(space, k), _key_shape())
+    for stage in (turn for one in stages_of(searcher, problem) for turn in one.turns):
+        if stage.gradient is None:
+            continue
+        # What a way back keeps hangs on all that is between noise and score.
+        proposal = jax.eval_shape(stage.ask, _key_shape(), jnp.int32(0), state)
+        one = jax.tree.map(lambda leaf: _alone(leaf, 1, 1), proposal)
+        climb = functools.partial(evaluate, gradient=stage.gradient)
+        asked = jax.tree.map(lambda leaf: _alone(leaf, 1), prompts)
+        largest = max(largest, peak_bytes(climb, problem, one, asked))
+    return largest
+
+
+def _alone(leaf: Array, *leading: int) -> jax.ShapeDtypeStruct:
+    """The shape of one particle: an array [P, ...] as [1, ...], or [K, ...] as [1, 1, ...]."""
+    return jax.ShapeDtypeStruct((*leading, *leaf.shape[1:]), leaf.dtype)
+
+
+def fitting(needed: Memory, particles: int, limit: int, devices: int = 1) -> int | None:
+    """How many particles to run at once, for what a search needs with all of them at once.
+
+    Args:
+        needed: by all particles at once.
+        particles: how many there are.
+        limit: bytes of one device.
+        devices: that particles are divided among; weights and state are on each.
+
+    Returns:
+        A power of two times the devices, at least one on each; None where all fit.
+    """
+    # A compiler needs room for copies, and an estimate is an estimate: the rest is left free.
+    free = 0.8 * limit - needed.weights - needed.state - needed.proposals
+    each = 1.5 * (needed.images + needed.activations) / particles
+    own = max(int(free / each), 1)
+    if own * devices >= particles:
+        return None
+    return devices * 2 ** (own.bit_length() - 1)
 
 
 def plan(
@@ -276,7 +347,7 @@ def plan(
     return Plan(
         cost=cost,
         stages=stages,
-        particles=num_prompts * max(stage.candidates for stage in stages),
+        particles=num_particles(searcher, problem, prompts),
         memory=memory(searcher, problem, prompts, microbatch=microbatch),
         flops_per_call=per_call,
         flops=per_call.of(cost) * num_prompts,

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxsearch.core.budget import largest
 from jaxsearch.core.early import keep_estimate
-from jaxsearch.core.plan import memory, most_network_passes
+from jaxsearch.core.plan import fitting, memory, most_network_passes, num_particles
 from jaxsearch.core.replay import remake
 from jaxsearch.core.search import search
 from jaxsearch.core.space import stages_of
@@ -175,22 +175,16 @@ def build(config: Config, most_prompts: int | None = None, load: Load = componen
     )
     key = jax.random.key(config.seed)
     with explained(searcher.name):
-        _check_size(searcher, problem, prompts, config.microbatch)
+        _check_size(searcher, problem, prompts)
         _check_gradient(key, searcher, problem, prompts)
     if config.budget is not None:
         _check_budget(config.budget, whole, problem)  # an early stop only spends less
     return Built(key, searcher, numbers, problem, prompts, verifiers, len(guides), part)
 
 
-def _check_size(
-    searcher: Searcher, problem: Problem, prompts: Prompts, microbatch: int | None
-) -> None:
+def _check_size(searcher: Searcher, problem: Problem, prompts: Prompts) -> None:
     """Refuses a search whose arrays alone cannot fit, before anything of that size is made."""
-    needed = memory(searcher, problem, prompts, microbatch=microbatch)
-    device = jax.local_devices()[0]
-    there = (device.memory_stats() or {}).get("bytes_limit")
-    if there is None and hasattr(os, "sysconf"):
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = memory(searcher, problem, prompts, microbatch=1), _device_bytes()
     if there is not None and needed.total > there * jax.local_device_count():
         part, largest = max(needed._asdict().items(), key=lambda item: item[1])
         raise UserError(
@@ -198,6 +192,36 @@ def _check_size(
             f"but there are {bytes_text(there)}: take fewer prompts or candidates, or smaller "
             "settings"
         )
+
+
+def _device_bytes() -> int | None:
+    """The memory of one device; of a CPU that of the machine, if it says it."""
+    device = jax.local_devices()[0]
+    there = (device.memory_stats() or {}).get("bytes_limit")
+    if there is None and hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return there
+
+
+def with_microbatch(config: Config, built: Built, devices: int) -> tuple[Config, str]:
+    """The config with as many particles at once as fit, if it leaves that open.
+
+    Returns:
+        The config, and what is to be said of it; nothing where all fit or the user has chosen.
+    """
+    there = _device_bytes()
+    if config.microbatch is not None or there is None:
+        return config, ""
+    searcher, problem, prompts = built.searcher, built.problem, built.prompts
+    needed = memory(searcher, problem, prompts)
+    particles = num_particles(searcher, problem, prompts)
+    microbatch = fitting(needed, particles, there, devices)
+    if microbatch is None:
+        return config, ""
+    return dataclasses.replace(config, microbatch=microbatch), (
+        f"{microbatch} particles run at once (--microbatch): all {particles:,} would need about "
+        f"{bytes_text(needed.total)}, and a device has {bytes_text(there)}"
+    )
 
 
 def _check_gradient(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
+from rich.console import Console
 
 from jaxsearch.core.search import search_in_chunks, start
 from jaxsearch.core.types import Prompts, SearchState
@@ -32,6 +34,36 @@ def mesh_of(devices: int | None) -> Mesh | None:
 
 
 @dataclasses.dataclass
+class Program:
+    """What searches of equal programs have in common.
+
+    Attributes:
+        microbatch: particles run at once; None: all of them.
+        particles: the most of one round.
+        pace: of their chunks.
+    """
+
+    microbatch: int | None
+    particles: int
+    pace: Pace = dataclasses.field(default_factory=Pace)
+
+    def halve(self) -> str:
+        """Runs half as many particles at once, after a device ran out of memory; says so.
+
+        Raises:
+            RuntimeError: if there was but one.
+        """
+        before = min(self.microbatch or self.particles, self.particles)
+        if before == 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: not even one particle fits")
+        self.microbatch = (before + 1) // 2
+        return (
+            f"out of memory with {before} particles at once: going on with {self.microbatch}; "
+            f"--microbatch {self.microbatch} from the beginning saves the attempt"
+        )
+
+
+@dataclasses.dataclass
 class Job:
     """One search: what is searched, how, and where it is saved.
 
@@ -39,8 +71,7 @@ class Job:
         built: its searcher and problem.
         key: of the search.
         prompts: [P].
-        microbatch: particles run at once.
-        pace: of its chunks; those of equal programs share one.
+        program: what it has in common with others.
         checkpoints: of the search.
         about: the caller's own.
         state: the last one that is known to be done.
@@ -50,8 +81,7 @@ class Job:
     built: Built
     key: jax.Array
     prompts: Prompts
-    microbatch: int | None
-    pace: Pace
+    program: Program
     checkpoints: Checkpoints
     about: Any = None
     state: SearchState | None = None
@@ -118,7 +148,8 @@ def _send(jobs: Iterable[Job], mesh: Mesh | None, clock: CompileClock) -> Iterat
             yield _Sent(job, job.reached, time.monotonic(), clock.seconds)
         chunks = search_in_chunks(
             job.key, job.built.traced, job.built.problem, job.prompts,
-            rounds_per_chunk=job.pace, state=job.state, microbatch=job.microbatch, mesh=mesh,
+            rounds_per_chunk=job.program.pace, state=job.state,
+            microbatch=job.program.microbatch, mesh=mesh,
         )  # fmt: skip
         at, compiled = time.monotonic(), clock.seconds
         for state in chunks:
@@ -126,8 +157,18 @@ def _send(jobs: Iterable[Job], mesh: Mesh | None, clock: CompileClock) -> Iterat
             at, compiled = time.monotonic(), clock.seconds
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is a device's complaint that its memory is full."""
+    return str(error).startswith("RESOURCE_EXHAUSTED")
+
+
 def drive(
-    jobs: Iterable[Job], *, mesh: Mesh | None, clock: CompileClock, interruption: Interruption
+    jobs: Iterable[Job],
+    *,
+    mesh: Mesh | None,
+    clock: CompileClock,
+    interruption: Interruption,
+    console: Console,
 ) -> Iterator[tuple[Job, float]]:
     """Carries out searches in turn, and gives each back with every chunk of rounds that is done.
 
@@ -135,38 +176,70 @@ def drive(
     short, the next one, be it another job's, is sent before the one before is done, so that the
     device never waits for the host. States are offered to the checkpoints of their job.
 
+    Where a device runs out of memory, half as many particles are run at once from the last state
+    on, and the console is told.
+
     Raises:
         StoppedError: on Ctrl-C or SIGTERM, once what was sent is done and the search that it
             is about is saved.
     """
     queue: collections.deque[_Sent] = collections.deque()
-    last: Job | None = None
+    last: Job | None = None  # the last one that was begun
+    asking = False  # whether a job is being made
     ended = (time.monotonic(), clock.seconds)
+
+    def noted(jobs: Iterator[Job]) -> Iterator[Job]:
+        nonlocal asking, last
+        while True:
+            asking = True
+            job = next(jobs, None)
+            asking = False
+            if job is None:
+                return
+            last = job
+            yield job
 
     def receive() -> tuple[Job, float]:
         nonlocal ended
-        job, state, at, compiled = queue.popleft()
+        job, state, at, compiled = queue[0]
         jax.block_until_ready(state)
+        queue.popleft()
         # The device begins when it has been told to, and is done with what was before.
         begun, before = max(ended, (at, compiled)), job.rounds
         ended = (time.monotonic(), clock.seconds)
         seconds = max(ended[0] - begun[0] - (ended[1] - begun[1]), 1e-6)
         job.state, job.seconds = state, job.seconds + seconds
         if job.rounds > before:
-            job.pace.learn(job.rounds - before, seconds)
+            job.program.pace.learn(job.rounds - before, seconds)
         job.checkpoints.offer(state, job.seconds)
         return job, seconds
 
+    def again(error: RuntimeError) -> Iterator[Job]:
+        """The jobs that are left, with half the particles for the one that failed."""
+        if not out_of_memory(error) or asking or last is None:
+            raise error
+        jobs = {id(job): job for job in (*(sent.job for sent in queue), last)}
+        failed, *others = jobs.values()
+        queue.clear()
+        console.print(failed.program.halve(), highlight=False)
+        return itertools.chain([failed, *others], source)
+
+    source = iter(jobs)
+    sending = _send(noted(source), mesh, clock)
     try:
-        for sent in _send(jobs, mesh, clock):
-            last = sent.job
-            queue.append(sent)
-            while len(queue) > (1 if last.pace.short else 0):
-                yield receive()
-            if interruption.wanted:
-                break
-        while queue:
-            yield receive()
+        while True:
+            try:
+                sent = next(sending, None)
+                if sent is not None:
+                    queue.append(sent)
+                ends = sent is None or bool(interruption.wanted)
+                ahead = 1 if not ends and queue[-1].job.program.pace.short else 0
+                while len(queue) > ahead:
+                    yield receive()
+                if ends:
+                    break
+            except RuntimeError as error:
+                sending = _send(noted(again(error)), mesh, clock)
         if interruption.wanted:
             if last is not None and not last.finished:
                 last.save()

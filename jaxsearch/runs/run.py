@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,19 @@ from typing import Any
 from jax.sharding import Mesh
 from rich.console import Console
 
+from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
 from jaxsearch.parallel import replicated
 from jaxsearch.runs.arguments import Execution
-from jaxsearch.runs.build import Built, build, files
+from jaxsearch.runs.build import Built, build, files, with_microbatch
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.driving import Job, StoppedError, drive, mesh_of
+from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, check_versions, claim, existing, versions
 from jaxsearch.runs.interruption import Interruption, status_of
-from jaxsearch.runs.progress import CompileClock, Pace, Reporter, round_weights
+from jaxsearch.runs.progress import CompileClock, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
 
 _LARGEST_REPLAY_DIFFERENCE = 1e-3
@@ -47,6 +49,9 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
     folder = claim(path)
     with owned(path):
         claim(path)  # whoever came first has begun by now
+        config, said = with_microbatch(config, built, 1 if mesh is None else mesh.size)
+        if said:
+            console.print(said, highlight=False)
         write_atomic(folder.config, config.to_yaml())
         write_json(folder.versions, versions(files(config)))
         return _carry_out(config, built, folder, execution, console, mesh)
@@ -97,6 +102,7 @@ def _carry_out(
     begun = time.monotonic()
     with Interruption(console) as interruption, CompileClock() as clock:
         job = _search(config, built, folder, execution, console, clock, interruption, mesh)
+        config = _as_it_ran(config, job)
         result = result_of(job.reached)
         summary = write_results(config, built, folder, result, job.seconds)
     total = time.monotonic() - begun
@@ -131,8 +137,7 @@ def _search(
         built=built._replace(problem=problem),
         key=built.key,
         prompts=prompts,
-        microbatch=config.microbatch,
-        pace=Pace(),
+        program=Program(config.microbatch, num_particles(built.searcher, problem, prompts)),
         checkpoints=Checkpoints(folder.checkpoint, built.key, execution.checkpoint_seconds),
     )
     job.restore()
@@ -141,9 +146,18 @@ def _search(
     weights = round_weights(built.searcher, problem)
     with Reporter(console, weights, job.state, quiet=execution.quiet) as report:
         try:
-            for _, seconds in drive([job], mesh=mesh, clock=clock, interruption=interruption):
+            how: dict[str, Any] = {"mesh": mesh, "clock": clock, "interruption": interruption}
+            for _, seconds in drive([job], console=console, **how):
                 report(job.reached, seconds)
         except StoppedError as stopped:
             job.save()
             raise RunInterruptedError(folder.path, stopped.number) from None
+        finally:
+            if job.program.microbatch != config.microbatch:
+                write_atomic(folder.config, _as_it_ran(config, job).to_yaml())
     return job
+
+
+def _as_it_ran(config: Config, job: Job) -> Config:
+    """The config with as many particles at once as there was memory for."""
+    return dataclasses.replace(config, microbatch=job.program.microbatch)

@@ -35,7 +35,7 @@ GENERAL = {
         "a score at which the search of a prompt stops, and costs nothing more. null: none",
     ),
     "microbatch": Setting(
-        int | None, None, "particles run at once; less needs less memory. null: all of them"
+        int | None, None, "particles run at once; less needs less memory. null: as many as fit"
     ),
 }
 EXECUTION = {

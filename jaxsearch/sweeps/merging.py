@@ -105,12 +105,11 @@ def _units(
     columns["prompts"] = [unit.prompts for unit in units]
     for name in ("score", "network_passes", "seconds", "process", "device", "finished"):
         columns[name] = [log.get(name) for log in logs]
-    # With the size that a budget has chosen.
-    searchers = [{"searcher": log["searcher"]} if "searcher" in log else {} for log in logs]
+    # With the size that a budget has chosen, and as many particles at once as there was room for.
+    ran = [{k: log[k] for k in ("searcher", "microbatch") if k in log} for log in logs]
     configs = [manifest.points[point]["config"] for point in points]
     columns["config"] = [
-        json.dumps({**config, **searcher})
-        for config, searcher in zip(configs, searchers, strict=True)
+        json.dumps({**config, **how}) for config, how in zip(configs, ran, strict=True)
     ]
     return pa.table(columns)
 

@@ -17,19 +17,20 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxsearch.core.evaluate import judge
+from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
 from jaxsearch.core.types import Cost, Prompts, SearchResult
 from jaxsearch.parallel import replicated
 from jaxsearch.runs import components
-from jaxsearch.runs.build import Built, build, files, with_budget
+from jaxsearch.runs.build import Built, build, files, with_budget, with_microbatch
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.driving import Job, StoppedError, drive, mesh_of
+from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import remove_partial, write_json
 from jaxsearch.runs.folder import check_versions, versions
 from jaxsearch.runs.interruption import Interruption, status_of
-from jaxsearch.runs.progress import CompileClock, Pace
+from jaxsearch.runs.progress import CompileClock
 from jaxsearch.sweeps.arguments import SweepRequest
 from jaxsearch.sweeps.folder import Manifest, SweepFolder, manifest_of, working
 from jaxsearch.sweeps.grid import Point, Sweep, program_of
@@ -138,7 +139,7 @@ def _search(
 ) -> list[str]:
     """Searches units and writes down what they find; returns why some could not be searched."""
     failures: list[str] = []
-    shop = _Workshop(sweep, mesh)
+    shop = _Workshop(sweep, mesh, console)
 
     def jobs() -> Iterator[Job]:
         for unit in own:
@@ -154,8 +155,7 @@ def _search(
                 built=built,
                 key=key,
                 prompts=prompts,
-                microbatch=config.microbatch,
-                pace=shop.pace(unit),
+                program=shop.program(unit),
                 checkpoints=Checkpoints(
                     folder.checkpoint(unit.id), key, options.checkpoint_seconds
                 ),
@@ -169,7 +169,8 @@ def _search(
     report = SweepReporter(console, folder, manifest, options.share[0] == 0 and not options.quiet)
     with Interruption(console) as interruption, CompileClock() as clock, report, Writer() as write:
         try:
-            for job, seconds in drive(jobs(), mesh=mesh, clock=clock, interruption=interruption):
+            how: dict[str, Any] = {"mesh": mesh, "clock": clock, "interruption": interruption}
+            for job, seconds in drive(jobs(), console=console, **how):
                 report(job, seconds)
                 write.check()
                 if job.finished:
@@ -188,8 +189,9 @@ def _writing(
     if built.reports or "images" in sweep.keep:
         looked = judge(
             built.problem, built.reports, result.particle, job.prompts,
-            microbatch=config.microbatch, mesh=mesh,
+            microbatch=job.program.microbatch, mesh=mesh,
         )  # fmt: skip
+    microbatch = job.program.microbatch
 
     def write() -> None:
         images, scores = np.zeros((0,)), np.asarray(result.scores)
@@ -199,8 +201,8 @@ def _writing(
         found = Found(result, np.asarray(job.prompts.ids), images, scores)
         prompts = config.prompts[unit.begin : unit.end]
         table = table_of(unit, prompts, found, tuple(built.verifiers), sweep.keep)
-        searcher = config.searcher.to_dict()
-        log = {**_log(unit, result, job.seconds, share), "searcher": searcher}
+        ran = {"microbatch": microbatch, "searcher": config.searcher.to_dict()}
+        log = {**_log(unit, result, job.seconds, share), **ran}
         write_json(folder.log(unit.id), log)
         write_table(folder.records(unit.id), table)
         folder.failure(unit.id).unlink(missing_ok=True)
@@ -226,15 +228,15 @@ def _log(unit: Unit, result: SearchResult, seconds: float, share: Share) -> dict
 class _Workshop:
     """What units are searched with: weights are read once, and kept while units need them."""
 
-    def __init__(self, sweep: Sweep, mesh: Mesh | None) -> None:
-        self._sweep, self._mesh = sweep, mesh
+    def __init__(self, sweep: Sweep, mesh: Mesh | None, console: Console) -> None:
+        self._sweep, self._mesh, self._console = sweep, mesh, console
         self._programs = [program_of(point) for point in sweep.points]
         self._heavy = self._program = ""
         self._loaded: dict[str, Any] = {}
         self._built: dict[int, Built | UserError] = {}
         self._prompts: dict[tuple[Any, ...], Prompts] = {}
         self._sizes: dict[str, Config] = {}
-        self._pace = Pace()
+        self._shared: Program | None = None
 
     def _load(
         self, kind: str, name: str, settings: Mapping[str, Any], model: str, *args: Any
@@ -256,7 +258,7 @@ class _Workshop:
             self._prompts.clear()
         if (heavy, program) != (self._heavy, self._program):
             self._built.clear()
-            self._pace = Pace()
+            self._shared = None
         self._heavy, self._program = heavy, program
         return point
 
@@ -305,10 +307,17 @@ class _Workshop:
             self._prompts[key] = replicated(found, self._mesh)
         return self._prompts[key]
 
-    def pace(self, unit: Unit) -> Pace:
-        """The pace of a unit's program."""
-        self._point(unit)
-        return self._pace
+    def program(self, unit: Unit) -> Program:
+        """What units of the same program share."""
+        built = self.built(unit)
+        if self._shared is None:
+            devices = 1 if self._mesh is None else self._mesh.size
+            config, said = with_microbatch(self.config(unit), built, devices)
+            if said:
+                self._console.print(said, highlight=False)
+            particles = num_particles(built.searcher, built.problem, built.prompts)
+            self._shared = Program(config.microbatch, particles)
+        return self._shared
 
 
 _PROMPTS_KEPT = 8
