@@ -298,7 +298,7 @@ def test_as_many_particles_at_once_as_fit(
     assert cli.main(["plan", *SMALL]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert re.match(
-        r"\d particles run at once \(--microbatch\): all 4 would need about .* MiB", said
+        r"2 particles run at once \(--microbatch\): all 4 would need about .* MiB, .* 1 GiB", said
     )
     assert cli.main(["search", *SMALL, "--output", str(path)]) == 0
     assert said in capsys.readouterr().err

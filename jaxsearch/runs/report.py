@@ -104,7 +104,7 @@ def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
         console,
         {
             "rounds": f"{plan.rounds}: {stages}",
-            "particles": f"{plan.particles:,} at once, unless --microbatch says fewer",
+            "particles": f"{plan.particles:,} in the largest round",
             "operations": f"{_si(plan.flops_per_call.network_pass)} a network pass, "
             f"{_si(plan.flops_per_call.decode)} a decode, "
             f"{_si(plan.flops_per_call.verifier_call)} a verifier call",
