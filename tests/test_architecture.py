@@ -36,6 +36,9 @@ MAY_IMPORT = {
     "models": ["core.types", "core.checks", "core.prediction", "core.process", "models"],
     "verifiers": ["core.types", "core.checks", "core.reuse", "models", "verifiers"],
     "zoo": ["core", "solvers", "models", "verifiers", "zoo"],
+    "runs": [
+        *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),
+    ],
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}
 FLAX_FREE = ("core", "solvers", "searchers")
