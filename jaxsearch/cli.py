@@ -222,6 +222,7 @@ def _plan(arguments: list[str]) -> int:
     from jaxsearch.core.plan import plan
     from jaxsearch.runs.build import build, with_budget, with_microbatch
     from jaxsearch.runs.driving import mesh_of
+    from jaxsearch.runs.planning import further
     from jaxsearch.runs.report import print_plan
 
     config = request.config
@@ -230,8 +231,9 @@ def _plan(arguments: list[str]) -> int:
         print(f"within the budget: {request.free} {config.searcher.settings[request.free]}\n")
     built, mesh = build(config), mesh_of(request.execution.devices)
     config, said = with_microbatch(config, built, 1 if mesh is None else mesh.size)
-    of_search = (built.searcher, built.problem, built.prompts)
-    print_plan(Console(), plan(*of_search, microbatch=config.microbatch), len(config.prompts))
+    price = plan(built.searcher, built.problem, built.prompts, microbatch=config.microbatch)
+    more = further(request.planning, config, built, price, 1 if mesh is None else mesh.size)
+    print_plan(Console(), price, len(config.prompts), more)
     if said:
         print(f"\n{said}")
     return 0

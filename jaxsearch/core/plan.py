@@ -190,6 +190,11 @@ def most_network_passes(searcher: Searcher, problem: Problem) -> int:
     return calls * problem.denoiser.passes
 
 
+def _images(decoder: Decoder, latents: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of what a decoder makes; shapes are enough for its weights."""
+    return jax.eval_shape(lambda decoder, latents: decoder(latents), decoder, latents)
+
+
 class _Calls(NamedTuple):
     """A function and its arguments for each call of a model, on one latent or image."""
 
@@ -206,7 +211,7 @@ def _calls(problem: Problem, prompts: Prompts) -> _Calls:
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
         (prompts.cond, prompts.context),
     )
-    images = jax.eval_shape(objective.decoder, latent)
+    images = _images(objective.decoder, latent)
     context = {**one[1], ESTIMATE: images}
 
     def call(model: Callable[..., Any], *arguments: Any) -> Any:
@@ -283,7 +288,7 @@ def memory(
         weights=_bytes((problem.denoiser, problem.objective)),
         state=_bytes(jax.eval_shape(lambda k: start(k, searcher, problem, prompts), _key_shape())),
         proposals=num_prompts * proposals.bytes,
-        images=_bytes(jax.eval_shape(decoder, jax.ShapeDtypeStruct(latents, jnp.float32))),
+        images=_bytes(_images(decoder, jax.ShapeDtypeStruct(latents, jnp.float32))),
         activations=at_once * _activations(searcher, problem, prompts),
     )
 

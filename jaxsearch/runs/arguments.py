@@ -17,6 +17,7 @@ from jaxsearch.runs.folder import existing
 from jaxsearch.runs.settings import (
     CHOICES,
     EXECUTION,
+    PLANNING,
     option_of,
     options_in,
     read_settings,
@@ -36,11 +37,20 @@ class Execution(NamedTuple):
     quiet: bool = False
 
 
+class Planning(NamedTuple):
+    """What `plan` is asked for beside the price."""
+
+    topology: str | None = None
+    rate: float | None = None  # TFLOP/s of a device
+    measure: bool = False
+
+
 class Request(NamedTuple):
     """What a command line asks for."""
 
     config: Config
     execution: Execution
+    planning: Planning = Planning()
     resume: Path | None = None
     free: str | None = None  # the searcher's setting that the budget is to choose
 
@@ -138,6 +148,7 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
     return Request(
         config,
         Execution(**{key: found[key] for key in EXECUTION}),
+        Planning(**{key: found[key] for key in PLANNING if key in found}),
         free=None if given or config.budget is None else free,
     )
 

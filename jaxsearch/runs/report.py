@@ -76,8 +76,10 @@ def _print_lines(console: Console, lines: Mapping[str, str]) -> None:
         console.print(f"{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
-    """What a search will cost."""
+def print_plan(
+    console: Console, plan: Plan, num_prompts: int, more: Mapping[str, str] | None = None
+) -> None:
+    """What a search will cost, and more lines by their names."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cost")
     table.add_column("per prompt", justify="right")
@@ -111,6 +113,7 @@ def print_plan(console: Console, plan: Plan, num_prompts: int) -> None:
             "memory": ", ".join(
                 f"{name} {bytes_text(size)}" for name, size in plan.memory._asdict().items()
             ),
+            **(more or {}),
         },
     )
 

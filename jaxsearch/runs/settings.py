@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonargparse
 
-from jaxsearch.core.checks import check_count
+from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.runs.components import Setting, factory_of, settings_of, summary_of
 from jaxsearch.runs.config import KINDS
 from jaxsearch.runs.errors import UserError, explained, unknown
@@ -53,6 +53,19 @@ EXECUTION = {
     ),
     "quiet": Setting(bool, False, "show no progress and no table"),
 }
+PLANNING = {
+    "topology": Setting(
+        str | None,
+        None,
+        "a TPU topology such as v5e:4x4: compile the search for it, and say its memory",
+    ),
+    "rate": Setting(
+        float | None, None, "TFLOP/s that a device reaches: say how long the search takes"
+    ),
+    "measure": Setting(bool, False, "measure that rate here, by a few network passes"),
+}
+"""Of `plan` alone."""
+
 _NAMES = {
     "model": "NAME the base model to search, the folder of a checkpoint, or its id on the hub",
     "solver": "NAME the sampler",
@@ -144,6 +157,8 @@ def _parser(
     group = parser.add_argument_group("the run")
     group.add_argument("--resume", metavar="RUN", type=str, help="go on with a stopped run")
     _add_settings(group, "", EXECUTION)
+    if prog.endswith(" plan"):
+        _add_settings(parser.add_argument_group("the plan"), "", PLANNING)
     return parser
 
 
@@ -160,7 +175,7 @@ def _add_settings(group: Any, prefix: str, settings: Mapping[str, Setting]) -> N
     for name, setting in settings.items():
         option = option_of(name) if not prefix else f"--{prefix}{name}"
         text = setting.help.replace("%", "%%").replace("`", "")
-        if option == "--quiet":
+        if setting.type is bool and setting.default is False and not prefix:
             group.add_argument(option, action="store_true", help=text)
         else:
             group.add_argument(option, type=setting.type, default=setting.default, help=text)
@@ -264,6 +279,10 @@ def _check_general(found: Mapping[str, Any]) -> None:
                 check_count(key, found[key])
     if found["budget"] is not None and found["budget"] < 1:
         raise UserError(f"budget is {found['budget']}: it must be at least 1")
+    rate = found.get("rate")
+    if rate is not None:
+        with explained("rate"):
+            check_range("rate", rate, 0.0, open_low=True)
     if not found["checkpoint_seconds"] >= 0:
         seconds = found["checkpoint_seconds"]
         raise UserError(f"checkpoint_seconds is {seconds}: it must be 0 or more")
