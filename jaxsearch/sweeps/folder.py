@@ -135,7 +135,7 @@ def settle(folder: SweepFolder, manifest: Manifest) -> None:
         kept = "" if lost else f" that keep {', '.join(before.keep) or 'nothing'}"
         raise UserError(
             f"{folder.path} holds {what}{kept}: take --output for another folder, or the file as "
-            "it was; more seeds, settings or prompts may be added"
+            "it was; seeds and settings may be added, and prompts behind units that are full"
         )
     write_atomic(folder.manifest, _text(manifest))
 
