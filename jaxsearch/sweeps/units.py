@@ -30,8 +30,8 @@ def units_of(sweep: Sweep) -> tuple[Unit, ...]:
     """All units of a sweep, in an order that is the same for every process.
 
     An id hangs on the resolved config, the prompts of the unit and those before them, which decide
-    on its keys. So a sweep that is given more seeds or settings keeps the units it has, and one that
-    is given more prompts, behind the others, those that are full.
+    on its keys. So a sweep that is given more seeds or settings keeps the units it has, and one
+    that is given more prompts, behind the others, those that are full.
     """
     found: dict[str, Unit] = {}
     divided: dict[int, list[_Part]] = {}  # by prompts, of which equal ones are one object
