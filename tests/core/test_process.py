@@ -103,6 +103,7 @@ def test_variance_preserving_by_running_product(shape):
 )
 def test_variance_preserving_of_diffusers(beta_start, beta_end, shape):
     """The table of `diffusers`, which makes it in float32: a thousand roundings of 6e-8."""
+    pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDPMScheduler(
         beta_start=beta_start, beta_end=beta_end, beta_schedule=shape

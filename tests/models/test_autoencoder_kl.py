@@ -23,6 +23,7 @@ from jaxsearch.models.loading import abstract_module, parameters
 from tests.jitted import called
 from tests.models.published import relative, to_torch, written
 
+pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 TINY = {
