@@ -121,8 +121,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until what was saved is on disk."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        manager = self._manager  # another thread may be removing it
+        if manager is not None:
+            manager.wait_until_finished()
 
     def remove(self) -> None:
         """Removes the folder: the search is done."""

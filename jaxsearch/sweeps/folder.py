@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.files import read_json, write_atomic
+from jaxsearch.runs.files import read_json, remove_partial, write_atomic
 from jaxsearch.runs.folder import make_empty
 from jaxsearch.sweeps.grid import Sweep
 from jaxsearch.sweeps.units import Unit, units_of
@@ -171,6 +171,7 @@ def working(
             units = hashlib.sha256("".join(u.id for u in manifest.units).encode()).hexdigest()
             team = f"{processes} processes, units {units}"
             if alone:
+                remove_partial(folder.path)
                 settle(folder, manifest)
                 alive.truncate(0)
                 alive.write(team)

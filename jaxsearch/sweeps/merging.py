@@ -18,6 +18,8 @@ from jaxsearch.sweeps.folder import Manifest, SweepFolder, read_log, read_manife
 from jaxsearch.sweeps.records import read_table, varied_columns, write_table
 from jaxsearch.sweeps.units import Unit
 
+_GROUP_BYTES = 64 * 2**20  # of records that are in memory at once
+
 
 def merge(
     folders: Sequence[SweepFolder], output: Path | None = None, *, partial: bool = False
@@ -51,13 +53,21 @@ def merge(
     of_points = dict(varied_columns(manifest.points))
     schema = _schema(manifest, units, where, of_points)
     with _whole(place.merged) as path, pq.ParquetWriter(path, schema, compression="zstd") as file:
+        group: list[pa.Table] = []
+        size = 0
         for unit in units:
             records = read_table(where[unit.id].records(unit.id))
             rows = records.num_rows
             columns = {name: records[name] for name in records.column_names}
             for name, values in of_points.items():
                 columns[name] = pa.array([values[unit.point].as_py()] * rows, values.type)
-            file.write_table(_as(schema, columns, rows))
+            group.append(_as(schema, columns, rows))
+            size += group[-1].nbytes
+            if size >= _GROUP_BYTES:
+                file.write_table(pa.concat_tables(group))
+                group, size = [], 0
+        if group:
+            file.write_table(pa.concat_tables(group))
     write_table(place.merged_units, _units(manifest, units, where, of_points))
     return place.merged, place.merged_units
 

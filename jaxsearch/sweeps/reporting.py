@@ -68,7 +68,7 @@ class SweepReporter:
         if not self._shown:
             return
         self._look()
-        unit: Unit = job.about
+        unit: Unit = job.about.unit
         varied = label(self._manifest.point_of(unit)["varied"])
         note = f"unit {len(self._known)}/{len(self._units)}  {self._rate()}"
         if not job.finished:

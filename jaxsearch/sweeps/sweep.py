@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.files import remove_partial, write_json
+from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import check_versions, versions
 from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock
@@ -65,6 +64,13 @@ def options_of(request: SweepRequest) -> SweepOptions:
     return SweepOptions(share, request.devices, request.checkpoint_seconds, request.quiet)
 
 
+class Task(NamedTuple):
+    """What a job is about."""
+
+    unit: Unit
+    config: Config  # of its point, with the size that its budget pays for
+
+
 class SweepInterruptedError(Exception):
     """A sweep was stopped; the same command goes on with it."""
 
@@ -94,8 +100,6 @@ def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console)
     with working(folder, manifest, *options.share):
         first = options.share.process == 0
         check_versions(folder.versions, versions(_files(sweep)), console if first else None)
-        if first:
-            remove_partial(path / "logs")
         done = folder.done()
         process, processes = options.share
         share = _in_order(sweep, manifest.units)[process::processes]
@@ -110,11 +114,12 @@ def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console)
 
 def _files(sweep: Sweep) -> dict[str, Path]:
     """What models and verifiers are read from."""
-    found: dict[str, Path] = {}
-    for _, points in itertools.groupby(sweep.points, key=lambda point: program_of(point)[0]):
-        config = next(points).config
-        found |= {f"{config.model.name}/{name}": path for name, path in files(config).items()}
-    return found
+    heavy = {program_of(point)[0]: point.config for point in sweep.points}
+    return {
+        f"{config.model.name}/{name}": path
+        for config in heavy.values()
+        for name, path in files(config).items()
+    }
 
 
 def _in_order(sweep: Sweep, units: Sequence[Unit]) -> list[Unit]:
@@ -159,7 +164,7 @@ def _search(
                 checkpoints=Checkpoints(
                     folder.checkpoint(unit.id), key, options.checkpoint_seconds
                 ),
-                about=unit,
+                about=Task(unit, config),
             )
             job.restore()
             if job.state is not None:
@@ -174,17 +179,17 @@ def _search(
                 report(job, seconds)
                 write.check()
                 if job.finished:
-                    write(_writing(sweep, folder, job, options.share, shop.config(job.about), mesh))
+                    write(_writing(sweep, folder, job, options.share, mesh))
         except StoppedError as stopped:
             raise SweepInterruptedError(stopped.number) from None
     return failures
 
 
 def _writing(
-    sweep: Sweep, folder: SweepFolder, job: Job, share: Share, config: Config, mesh: Mesh | None
+    sweep: Sweep, folder: SweepFolder, job: Job, share: Share, mesh: Mesh | None
 ) -> Callable[[], None]:
     """What is left to do of a unit that has been searched, for another thread."""
-    unit, built, result = job.about, job.built, result_of(job.reached)
+    (unit, config), built, result = job.about, job.built, result_of(job.reached)
     looked = None
     if built.reports or "images" in sweep.keep:
         looked = judge(

@@ -23,6 +23,7 @@ from jaxsearch import cli
 from jaxsearch.runs import files
 from jaxsearch.runs.images import read_png
 from jaxsearch.runs.recipes import read_recipes
+from jaxsearch.sweeps import sweep as sweeping
 from tests.sweeps.small import BASE, GRID, NUM_UNITS, written
 
 Call = Callable[..., tuple[int, str, str]]
@@ -250,6 +251,30 @@ def test_numbers_of_a_grid_share_a_program(
     assert call("sweep", file, "--output", tmp_path / "f", "--quiet")[0] == 0
     assert search._advance._cache_size() == compiled + 1
     assert pandas.read_parquet(tmp_path / "f" / "records.parquet").score.nunique() > 3
+
+
+def test_weights_are_read_once_and_programs_built_once(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a look at a unit that is done, which sends back to the shop for what it needed."""
+    made: list[str] = []
+    load, build = sweeping.components.build, sweeping.build
+
+    def loading(kind: str, *rest: Any) -> Any:
+        made.append(kind)
+        return load(kind, *rest)
+
+    def building(*arguments: Any, **settings: Any) -> Any:
+        made.append("program")
+        return build(*arguments, **settings)
+
+    monkeypatch.setattr(sweeping.components, "build", loading)
+    monkeypatch.setattr(sweeping, "build", building)
+    file = written(tmp_path / "s.yaml", keep=[], report=[])
+    assert call("sweep", file, "--output", tmp_path / "f", "--quiet")[0] == 0
+    assert made.count("model") == 1
+    assert made.count("verifier") == 1
+    assert made.count("program") == 2
 
 
 def test_dry_run_writes_nothing(whole: Path, call: Call, tmp_path: Path) -> None:
