@@ -203,7 +203,7 @@ class _Calls(NamedTuple):
     verifiers: tuple[tuple[Any, ...], ...]
 
 
-def _calls(problem: Problem, prompts: Prompts) -> _Calls:
+def _calls(problem: Problem, prompts: Prompts, reports: tuple[Verifier, ...] = ()) -> _Calls:
     denoiser, objective = problem.denoiser, problem.objective
     latent = jax.ShapeDtypeStruct((1, *denoiser.shape), jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
@@ -220,7 +220,7 @@ def _calls(problem: Problem, prompts: Prompts) -> _Calls:
     return _Calls(
         ((call, denoiser, latent, time, one[0]),),
         ((call, objective.decoder, latent),),
-        tuple((call, verifier, images, context) for verifier in objective.verifiers),
+        tuple((call, one, images, context) for one in (*objective.verifiers, *reports)),
     )
 
 
@@ -271,9 +271,21 @@ def num_particles(searcher: Searcher, problem: Problem, prompts: Prompts) -> int
 
 
 def memory(
-    searcher: Searcher, problem: Problem, prompts: Prompts, *, microbatch: int | None = None
+    searcher: Searcher,
+    problem: Problem,
+    prompts: Prompts,
+    *,
+    microbatch: int | None = None,
+    reports: tuple[Verifier, ...] = (),
 ) -> Memory:
     """The bytes that a search needs at least, from shapes alone.
+
+    Args:
+        searcher: as of `search`, like the next two.
+        problem: what is searched.
+        prompts: [P].
+        microbatch: particles run at once.
+        reports: verifiers that judge what is found, as many at once.
 
     Raises:
         ValueError: if the searcher cannot work with the solver.
@@ -285,17 +297,19 @@ def memory(
     latents = (at_once, *problem.denoiser.shape)
     decoder = problem.objective.decoder
     return Memory(
-        weights=_bytes((problem.denoiser, problem.objective)),
+        weights=_bytes((problem.denoiser, problem.objective, reports)),
         state=_bytes(jax.eval_shape(lambda k: start(k, searcher, problem, prompts), _key_shape())),
         proposals=num_prompts * proposals.bytes,
         images=_bytes(_images(decoder, jax.ShapeDtypeStruct(latents, jnp.float32))),
-        activations=at_once * _activations(searcher, problem, prompts),
+        activations=at_once * _activations(searcher, problem, prompts, reports),
     )
 
 
-def _activations(searcher: Searcher, problem: Problem, prompts: Prompts) -> int:
+def _activations(
+    searcher: Searcher, problem: Problem, prompts: Prompts, reports: tuple[Verifier, ...]
+) -> int:
     """The most bytes inside a model, of one particle."""
-    calls = _calls(problem, prompts)
+    calls = _calls(problem, prompts, reports)
     largest = max(peak_bytes(*call) for one in calls for call in one)
     space = noise_space(problem, searcher.rank, searcher.renoisings)
     state = jax.eval_shape(lambda k: searcher.init(space, k), _key_shape())

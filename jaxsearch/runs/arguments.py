@@ -119,7 +119,9 @@ def resolve_file(path: Path, argv: Sequence[str] = (), *, command: str = "search
 
 
 def _resolve(full: dict[str, Any], rest: list[str], command: str, description: str) -> Request:
-    found = read_settings(full, tables_of(full), rest, command, description)
+    # Of prompts, which may be many, nothing is left to be read but that they are texts.
+    short = {**full, "prompts": full["prompts"][:3]}
+    found = read_settings(short, tables_of(full), rest, command, description)
     verifiers = found.get("verifiers", {})
 
     def component(kind: str) -> Component:

@@ -141,12 +141,16 @@ def build(config: Config, most_prompts: int | None = None, load: Load = componen
             solver, one = keep_estimate(solver, level=one.level), one.verifier
         verifiers[column] = one
 
+    @functools.cache
+    def all_ids() -> np.ndarray:
+        return model.ids(config.prompts)
+
     def part(begin: int, end: int) -> Prompts:
         texts = config.prompts[begin:end]
         with explained("prompts"):
             prompts = model.prompts(texts)
             if begin:  # those before are counted in the ids
-                prompts = prompts._replace(ids=jnp.asarray(model.ids(config.prompts)[begin:end]))
+                prompts = prompts._replace(ids=jnp.asarray(all_ids()[begin:end]))
         for column, read in contexts.items():
             with explained(column):
                 prompts = prompts._replace(context={**prompts.context, **read(texts)})
@@ -213,7 +217,7 @@ def with_microbatch(config: Config, built: Built, devices: int) -> tuple[Config,
     if config.microbatch is not None or there is None:
         return config, ""
     searcher, problem, prompts = built.searcher, built.problem, built.prompts
-    needed = memory(searcher, problem, prompts)
+    needed = memory(searcher, problem, prompts, reports=built.reports)
     particles = num_particles(searcher, problem, prompts)
     microbatch = fitting(needed, particles, there, devices)
     if microbatch is None:

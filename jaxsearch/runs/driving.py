@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -169,6 +169,7 @@ def drive(
     clock: CompileClock,
     interruption: Interruption,
     console: Console,
+    give_up: Callable[[Job, str], None] | None = None,
 ) -> Iterator[tuple[Job, float]]:
     """Carries out searches in turn, and gives each back with every chunk of rounds that is done.
 
@@ -177,7 +178,8 @@ def drive(
     device never waits for the host. States are offered to the checkpoints of their job.
 
     Where a device runs out of memory, half as many particles are run at once from the last state
-    on, and the console is told.
+    on, and the console is told. A job of which not even one particle fits is given up, if there is
+    someone to tell; without, that is an error.
 
     Raises:
         StoppedError: on Ctrl-C or SIGTERM, once what was sent is done and the search that it
@@ -214,32 +216,41 @@ def drive(
         job.checkpoints.offer(state, job.seconds)
         return job, seconds
 
-    def again(error: RuntimeError) -> Iterator[Job]:
+    def again(error: RuntimeError, failed: Job | None) -> Iterator[Job]:
         """The jobs that are left, with half the particles for the one that failed."""
-        if not out_of_memory(error) or asking or last is None:
+        if not out_of_memory(error) or asking or failed is None or last is None:
             raise error
         jobs = {id(job): job for job in (*(sent.job for sent in queue), last)}
-        failed, *others = jobs.values()
         queue.clear()
-        console.print(failed.program.halve(), highlight=False)
-        return itertools.chain([failed, *others], source)
+        try:
+            console.print(failed.program.halve(), highlight=False)
+        except RuntimeError as nothing:
+            if give_up is None:
+                raise
+            give_up(failed, str(nothing))
+            del jobs[id(failed)]
+        return itertools.chain(jobs.values(), source)
 
     source = iter(jobs)
     sending = _send(noted(source), mesh, clock)
     try:
         while True:
             try:
-                sent = next(sending, None)
-                if sent is not None:
-                    queue.append(sent)
-                ends = sent is None or bool(interruption.wanted)
-                ahead = 1 if not ends and queue[-1].job.program.pace.short else 0
+                sent = None if interruption.wanted else next(sending, None)
+            except RuntimeError as error:
+                sending = _send(noted(again(error, last)), mesh, clock)
+                continue
+            if sent is not None:
+                queue.append(sent)
+            ahead = 1 if sent is not None and sent.job.program.pace.short else 0
+            try:
                 while len(queue) > ahead:
                     yield receive()
-                if ends:
-                    break
             except RuntimeError as error:
-                sending = _send(noted(again(error)), mesh, clock)
+                sending = _send(noted(again(error, queue[0].job)), mesh, clock)
+                continue
+            if sent is None:
+                break
         if interruption.wanted:
             if last is not None and not last.finished:
                 last.save()

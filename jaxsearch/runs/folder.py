@@ -151,6 +151,8 @@ def check_versions(path: Path, now: Mapping[str, Any], console: Console | None) 
         )
     software = [name for name in now if name != "files"]
     changed = [f"{k} {before.get(k)} -> {now[k]}" for k in software if before.get(k) != now[k]]
+    if added := {k: v for k, v in now["files"].items() if k not in before.get("files", {})}:
+        write_json(path, {**before, "files": {**before.get("files", {}), **added}})
     if changed and console is not None:
         console.print(
             f"warning: this run began elsewhere ({', '.join(changed)}): results may differ from an "
@@ -160,9 +162,9 @@ def check_versions(path: Path, now: Mapping[str, Any], console: Console | None) 
 
 
 def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which files of model and verifiers differ between two notes of `versions`."""
+    """Which files of model and verifiers are not what they were in a former note of `versions`."""
     former = before.get("files")
     if not isinstance(former, dict):  # a run of a version that took no note
         return []
     present = now["files"]
-    return [name for name in {**former, **present} if former.get(name) != present.get(name)]
+    return [name for name in former if former[name] != present.get(name)]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -110,7 +111,7 @@ def read_manifest(folder: SweepFolder) -> Manifest:
         units = tuple(Unit(*unit) for unit in content["units"])
         manifest = Manifest(tuple(content["points"]), units, tuple(content["keep"]))
         for unit in units:
-            manifest.point_of(unit)["varied"]
+            manifest.point_of(unit)["varied"], manifest.point_of(unit)["config"]
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f"{folder.manifest} is damaged: it is no manifest of a sweep") from error
     return manifest
@@ -168,11 +169,15 @@ def working(
         with (locks / "door").open("a") as door:
             _lock(door, wait=True)
             alone = _lock(alive)
-            units = hashlib.sha256("".join(u.id for u in manifest.units).encode()).hexdigest()
-            team = f"{processes} processes, units {units}"
-            if alone:
-                remove_partial(folder.path)
+            digest = hashlib.sha256(_text(manifest).encode()).hexdigest()
+            team = f"{processes} processes, manifest {digest}"
+            if alone is None:  # nobody can tell who else is there
                 settle(folder, manifest)
+            elif alone:
+                settle(folder, manifest)
+                remove_partial(folder.path)
+                for unit in folder.done():
+                    shutil.rmtree(folder.checkpoint(unit), ignore_errors=True)
                 alive.truncate(0)
                 alive.write(team)
                 alive.flush()
@@ -180,7 +185,7 @@ def working(
                 alive.seek(0)
                 if alive.read() != team:
                     raise UserError(f"{folder.path} is in use: another sweep is at work there")
-            if not _lock(own):
+            if _lock(own) is False:
                 raise UserError(
                     f"{folder.path} is in use: process {process} of this sweep is at work there"
                 )
@@ -188,19 +193,19 @@ def working(
         yield
 
 
-def _lock(file: IO[str], *, wait: bool = False, shared: bool = False) -> bool:
-    """Whether a lock could be had; where files cannot be locked it always can."""
+def _lock(file: IO[str], *, wait: bool = False, shared: bool = False) -> bool | None:
+    """Whether a lock could be had; None where files cannot be locked."""
     try:
         import fcntl
     except ImportError:  # not on Windows
-        return True
+        return None
     how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait or shared else fcntl.LOCK_NB)
     try:
         fcntl.flock(file, how)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return True
+        return None
     return True
 
 
@@ -209,9 +214,9 @@ def is_at_work(folder: SweepFolder) -> bool:
     locks = folder.path / _LOCKS
     if not (locks / "alive").exists():
         return False
-    with (locks / "door").open("a") as door, (locks / "alive").open("a") as alive:
+    with (locks / "door").open() as door, (locks / "alive").open() as alive:
         _lock(door, wait=True)  # so that none that begins just now takes this for a sweep
-        return not _lock(alive)
+        return _lock(alive) is False
 
 
 def read_log(folder: SweepFolder, unit: str) -> Mapping[str, Any]:

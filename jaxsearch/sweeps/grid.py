@@ -68,7 +68,8 @@ def read_sweep(path: Path) -> Sweep:
             raise UserError(f"{error} (at {where})" if where else str(error)) from error
         point = Point(varied, request.config, request.free)
         # Two grids may have a combination in common. Equal prompts are one object.
-        same = (*program_of(point), point.config.seed, id(point.config.prompts))
+        told = _canonical(varied)
+        same = (*program_of(point), point.config.seed, id(point.config.prompts), told)
         points.setdefault(same, point)
     return Sweep(
         tuple(points.values()), own["unit_prompts"], tuple(name for name in KEEP if name in keep)
@@ -130,7 +131,10 @@ class _Resolver:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except TypeError as error:  # keys that are no texts
+        raise UserError(f"{value!r} has a setting whose name is no text") from error
 
 
 def program_of(point: Point) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from jaxsearch.runs.errors import UserError
 from jaxsearch.sweeps.folder import Manifest, SweepFolder, read_log, read_manifest
-from jaxsearch.sweeps.records import read_table, varied_columns, write_table
+from jaxsearch.sweeps.records import read_schema, read_table, varied_columns, write_table
 from jaxsearch.sweeps.units import Unit
 
 _GROUP_BYTES = 64 * 2**20  # of records that are in memory at once
@@ -43,8 +43,9 @@ def merge(
     where = {name: folder for folder in reversed(folders) for name in folder.done()}
     units = [unit for unit in manifest.units if unit.id in where]
     if not units or (len(units) < len(manifest.units) and not partial):
+        every = {unit.id for unit in manifest.units}
         raise UserError(
-            f"{len(units)} of {len(manifest.units)} units are done: go on with the sweep"
+            f"{len(every & set(where))} of {len(every)} units are done: go on with the sweep"
             + (", or take --partial to merge these" if units else "")
         )
     place = SweepFolder(folders[0].path if output is None else output)
@@ -87,7 +88,7 @@ def _schema(
         if kind not in seen:  # units of equal verifiers have equal columns
             seen.add(kind)
             path = where[unit.id].records(unit.id)
-            found |= {field.name: field.type for field in pq.read_schema(path)}
+            found |= {field.name: field.type for field in read_schema(path)}
     head = {"unit": found.pop("unit")}
     grid = {name: values.type for name, values in of_points.items()}
     scores = {name: found[name] for name in found if name.startswith("score")}
@@ -112,7 +113,7 @@ def _units(
     points = [unit.point for unit in units]
     columns: dict[str, Any] = {"unit": [unit.id for unit in units]}
     columns |= {name: values.take(pa.array(points)) for name, values in of_points.items()}
-    columns["prompts"] = [unit.prompts for unit in units]
+    columns["rows"] = [unit.prompts for unit in units]
     for name in ("score", "network_passes", "seconds", "process", "device", "finished"):
         columns[name] = [log.get(name) for log in logs]
     # With the size that a budget has chosen, and as many particles at once as there was room for.

@@ -7,6 +7,7 @@ when files are merged.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,17 +116,32 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomic(path, buffer.getvalue())
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    with _readable(path):
+        return pq.read_schema(path)
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The records of a file; of the columns, those that it has.
 
     Raises:
         UserError: if it cannot be read.
     """
+    with _readable(path), pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        wanted = None if columns is None else [name for name in columns if name in names]
+        return file.read(columns=wanted)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            wanted = None if columns is None else [name for name in columns if name in names]
-            return file.read(columns=wanted)
+        yield
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path} cannot be read: remove it, and its unit is searched again"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from jaxsearch.runs.driving import Job
+from jaxsearch.runs.files import read_json
 from jaxsearch.runs.records import Mean, mean_of
 from jaxsearch.sweeps.folder import Manifest, SweepFolder, is_at_work, read_log, read_manifest
 from jaxsearch.sweeps.grid import Sweep, label
@@ -147,10 +147,11 @@ def status_of_sweep(folder: SweepFolder) -> Status:
     failures = {}
     for unit in manifest.units:
         if unit.id not in done and folder.failure(unit.id).exists():
-            failures[unit.id] = json.loads(folder.failure(unit.id).read_text())["message"]
-    begun = [unit for unit in manifest.units if folder.checkpoint(unit.id).exists()]
-    num = sum(row.done for row in rows)
-    return Status(num, len(manifest.units), len(begun), failures, is_at_work(folder), rows)
+            failures[unit.id] = read_json(folder.failure(unit.id), "the failure").get("message", "")
+    every = {unit.id for unit in manifest.units}
+    begun = [name for name in every - done if folder.checkpoint(name).exists()]
+    at_work = is_at_work(folder)
+    return Status(len(every & done), len(every), len(begun), failures, at_work, rows)
 
 
 def _row(folder: SweepFolder, name: str, units: Sequence[Unit], done: set[str]) -> Row:
@@ -213,8 +214,9 @@ def print_points(console: Console, sweep: Sweep, path: Path) -> None:
         table.add_row(label(point.varied) or "all", f"{len(point.config.prompts)}",
                       f"{of_point[index]}")  # fmt: skip
     console.print(table)
-    done = len(SweepFolder(path).done() & {unit.id for unit in units})
+    every = {unit.id for unit in units}
+    done = len(SweepFolder(path).done() & every)
     console.print(
-        f"\n{len(sweep.points)} points, {len(units)} units, {done} of them done in {path}",
+        f"\n{len(sweep.points)} points, {len(every)} units, {done} of them done in {path}",
         highlight=False,
     )

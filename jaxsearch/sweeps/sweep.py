@@ -18,13 +18,13 @@ from rich.console import Console
 from jaxsearch.core.evaluate import judge
 from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
-from jaxsearch.core.types import Cost, Prompts, SearchResult
+from jaxsearch.core.types import Array, Cost, Prompts, SearchResult
 from jaxsearch.parallel import replicated
 from jaxsearch.runs import components
 from jaxsearch.runs.build import Built, build, files, with_budget, with_microbatch
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of
+from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of, out_of_memory
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import check_versions, versions
@@ -102,24 +102,27 @@ def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console)
         check_versions(folder.versions, versions(_files(sweep)), console if first else None)
         done = folder.done()
         process, processes = options.share
-        share = _in_order(sweep, manifest.units)[process::processes]
+        once = {unit.id: unit for unit in reversed(manifest.units)}  # the first point of each
+        share = _in_order(sweep, list(once.values()))[process::processes]
         own = [unit for unit in share if unit.id not in done]
         failures = _search(sweep, folder, manifest, own, options, console, mesh)
-        done = folder.done() & {unit.id for unit in manifest.units}
-        complete = len(done) == len(manifest.units)
+        done = folder.done() & set(once)
+        complete = len(done) == len(once)
         if complete:
             merge([folder])
-    return Outcome(len(done), len(manifest.units), tuple(failures), complete)
+    return Outcome(len(done), len(once), tuple(failures), complete)
 
 
 def _files(sweep: Sweep) -> dict[str, Path]:
     """What models and verifiers are read from."""
     heavy = {program_of(point)[0]: point.config for point in sweep.points}
-    return {
-        f"{config.model.name}/{name}": path
-        for config in heavy.values()
-        for name, path in files(config).items()
-    }
+    found: dict[str, Path] = {}
+    for config in heavy.values():
+        for name, path in files(config).items():
+            key = f"{config.model.name}/{name}"
+            # A verifier may be there with several weights.
+            found[key if found.get(key, path) == path else f"{key} of {path}"] = path
+    return found
 
 
 def _in_order(sweep: Sweep, units: Sequence[Unit]) -> list[Unit]:
@@ -144,6 +147,11 @@ def _search(
 ) -> list[str]:
     """Searches units and writes down what they find; returns why some could not be searched."""
     failures: list[str] = []
+
+    def fail(unit: Unit, message: str) -> None:
+        failures.append(message)
+        write_json(folder.failure(unit.id), {"message": message})
+
     shop = _Workshop(sweep, mesh, console)
 
     def jobs() -> Iterator[Job]:
@@ -151,8 +159,7 @@ def _search(
             try:
                 built, prompts = shop.built(unit), shop.prompts(unit)
             except UserError as error:
-                failures.append(str(error))
-                write_json(folder.failure(unit.id), {"message": str(error)})
+                fail(unit, str(error))
                 continue
             config = shop.config(unit)
             key = jax.random.key(config.seed)
@@ -166,7 +173,11 @@ def _search(
                 ),
                 about=Task(unit, config),
             )
-            job.restore()
+            try:
+                job.restore()
+            except UserError as error:
+                console.print(f"unit {unit.id} begins again: {error}", highlight=False)
+                job.checkpoints.remove()
             if job.state is not None:
                 console.print(f"unit {unit.id} goes on after round {job.rounds}", highlight=False)
             yield job
@@ -175,6 +186,7 @@ def _search(
     with Interruption(console) as interruption, CompileClock() as clock, report, Writer() as write:
         try:
             how: dict[str, Any] = {"mesh": mesh, "clock": clock, "interruption": interruption}
+            how["give_up"] = lambda job, message: fail(job.about.unit, message)
             for job, seconds in drive(jobs(), console=console, **how):
                 report(job, seconds)
                 write.check()
@@ -190,19 +202,34 @@ def _writing(
 ) -> Callable[[], None]:
     """What is left to do of a unit that has been searched, for another thread."""
     (unit, config), built, result = job.about, job.built, result_of(job.reached)
-    looked = None
-    if built.reports or "images" in sweep.keep:
-        looked = judge(
-            built.problem, built.reports, result.particle, job.prompts,
-            microbatch=job.program.microbatch, mesh=mesh,
-        )  # fmt: skip
     microbatch = job.program.microbatch
+
+    def look(most: int) -> tuple[Array, Array]:
+        """Images and further scores; as few at once as have to be."""
+        while True:
+            try:
+                return judge(
+                    built.problem, built.reports, result.particle, job.prompts,
+                    microbatch=most, mesh=mesh,
+                )  # fmt: skip
+            except RuntimeError as error:
+                if not out_of_memory(error) or most == 1:
+                    raise
+                most = (most + 1) // 2
+
+    most = min(microbatch or unit.rows, unit.rows)
+    looked = look(most) if built.reports or "images" in sweep.keep else None
 
     def write() -> None:
         images, scores = np.zeros((0,)), np.asarray(result.scores)
         if looked is not None:
-            images = np.asarray(looked[0])
-            scores = np.concatenate([scores, np.asarray(looked[1])], axis=1)
+            try:
+                images, further = (np.asarray(one) for one in looked)
+            except RuntimeError as error:  # the device says it when it comes to it
+                if not out_of_memory(error):
+                    raise
+                images, further = (np.asarray(one) for one in look(1))
+            scores = np.concatenate([scores, further], axis=1)
         found = Found(result, np.asarray(job.prompts.ids), images, scores)
         prompts = config.prompts[unit.begin : unit.end]
         table = table_of(unit, prompts, found, tuple(built.verifiers), sweep.keep)
@@ -242,6 +269,7 @@ class _Workshop:
         self._prompts: dict[tuple[Any, ...], Prompts] = {}
         self._sizes: dict[str, Config] = {}
         self._shared: Program | None = None
+        self._before: Program | None = None
 
     def _load(
         self, kind: str, name: str, settings: Mapping[str, Any], model: str, *args: Any
@@ -263,7 +291,9 @@ class _Workshop:
             self._prompts.clear()
         if (heavy, program) != (self._heavy, self._program):
             self._built.clear()
-            self._shared = None
+            self._before, self._shared = self._shared, None
+        if heavy != self._heavy:
+            self._before = None
         self._heavy, self._program = heavy, program
         return point
 
@@ -322,6 +352,8 @@ class _Workshop:
                 self._console.print(said, highlight=False)
             particles = num_particles(built.searcher, built.problem, built.prompts)
             self._shared = Program(config.microbatch, particles)
+            if self._before is not None and self._before.particles == particles:
+                self._shared = self._before  # but for numbers it is the same
         return self._shared
 
 

@@ -27,13 +27,16 @@ class Unit(NamedTuple):
 
 
 def units_of(sweep: Sweep) -> tuple[Unit, ...]:
-    """All units of a sweep, in an order that is the same for every process.
+    """All units of all points, in an order that is the same for every process.
+
+    Points may have units in common, such as those of one list of prompts that begins as another
+    does: they have one id, and are searched once.
 
     An id hangs on the resolved config, the prompts of the unit and those before them, which decide
     on its keys. So a sweep that is given more seeds or settings keeps the units it has, and one
     that is given more prompts, behind the others, those that are full.
     """
-    found: dict[str, Unit] = {}
+    found: list[Unit] = []
     divided: dict[int, list[_Part]] = {}  # by prompts, of which equal ones are one object
     for index, point in enumerate(sweep.points):
         config = point.config
@@ -43,8 +46,8 @@ def units_of(sweep: Sweep) -> tuple[Unit, ...]:
         text = json.dumps([settings, point.free], sort_keys=True)
         for part in divided[id(config.prompts)]:
             identity = hashlib.sha256((text + part.digest).encode()).hexdigest()[:16]
-            found.setdefault(identity, Unit(identity, index, part.begin, part.end, part.rows))
-    return tuple(found.values())
+            found.append(Unit(identity, index, part.begin, part.end, part.rows))
+    return tuple(found)
 
 
 class _Part(NamedTuple):

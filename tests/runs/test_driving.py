@@ -108,6 +108,28 @@ def test_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_
         assert_found(job, 1)
 
 
+def test_what_fails_when_it_is_sent_is_the_one_that_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: the job before blamed for one that cannot even be sent."""
+    (small,) = jobs(tmp_path, Program(None, PARTICLES), 1)
+    large = jobs(tmp_path, Program(None, PARTICLES), 2)[1]
+    small.program.pace.learn(9, 1e-3)  # so that the other one is sent ahead
+    large.program.pace.learn(9, 1e-3)
+    real = driving.search_in_chunks
+
+    def sending(key: Any, *rest: Any, **how: Any) -> Any:
+        if key is large.key and (how["microbatch"] or PARTICLES) > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: no room for the program")
+        return real(key, *rest, **how)
+
+    monkeypatch.setattr(driving, "search_in_chunks", sending)
+    driven([small, large], Console(quiet=True))
+    assert (small.program.microbatch, large.program.microbatch) == (None, 2)
+    assert_found(small, None)
+    assert_found(large, 2)
+
+
 def test_not_even_one_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(state: Any) -> Any:
         raise RuntimeError("RESOURCE_EXHAUSTED: 1 TiB")
@@ -134,7 +156,7 @@ def test_a_signal_saves_the_search_under_way(tmp_path: Path) -> None:
     program = Program(None, PARTICLES)
     searches = jobs(tmp_path, program, 2)
     with pytest.raises(StoppedError):
-        driven(searches, Console(quiet=True), after=1)
+        driven(searches, Console(quiet=True), after=2)
     (first, second) = searches
     assert 0 < first.rounds < 9
     assert second.state is None

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from jaxsearch import cli
-from jaxsearch.runs import files
+from jaxsearch.runs import driving, files
 from jaxsearch.runs.images import read_png
 from jaxsearch.runs.recipes import read_recipes
 from jaxsearch.sweeps import sweep as sweeping
@@ -108,7 +108,7 @@ def test_files_are_what_they_are_said_to_be(whole: Path, call: Call) -> None:
     }  # fmt: skip
     assert len(os.listdir(whole / "units")) == NUM_UNITS
     units = polars.read_parquet(whole / "units.parquet")
-    assert units["prompts"].to_list() == [2, 1] * 4
+    assert units["rows"].to_list() == [2, 1] * 4
     assert (units["seconds"] > 0).all()
     records = polars.read_parquet(whole / "records.parquet")
     assert units["network_passes"].sum() == records["network_passes"].sum()
@@ -166,11 +166,12 @@ def test_what_is_done_is_not_done_again(whole: Path, call: Call, tmp_path: Path)
     after = {path: path.stat().st_mtime_ns for path in (folder / "units").iterdir()}
     assert after.pop(lost) > 0
     assert after == before
-    sorted((folder / "units").iterdir())[3].write_bytes(b"PAR1")
+    for path in (folder / "units").iterdir():
+        path.write_bytes(b"PAR1")
     (folder / "records.parquet").unlink()
     status, _, error = call("merge", folder)
     assert status == 2
-    assert f"{lost} cannot be read: remove it, and its unit is searched again" in error
+    assert "cannot be read: remove it, and its unit is searched again" in error
 
 
 class EndError(Exception):
@@ -275,6 +276,77 @@ def test_weights_are_read_once_and_programs_built_once(
     assert made.count("model") == 1
     assert made.count("verifier") == 1
     assert made.count("program") == 2
+
+
+def test_units_in_common_are_searched_once_and_stand_under_each_point(
+    call: Call, tmp_path: Path
+) -> None:
+    """Kills: rows of one point that are credited to another."""
+    grid = {"num_prompts": [2, 4]}
+    searcher = {"name": "best_of_n", "candidates": 2}
+    entries: dict[str, Any] = {"prompts": ["3", "7", "0", "1"], "keep": [], "report": []}
+    file = written(tmp_path / "s.yaml", grid=grid, searcher=searcher, **entries)
+    status, out, _ = call("sweep", file, "--output", tmp_path / "f")
+    assert status == 0
+    assert "2 of 2 units done" in out
+    records = pandas.read_parquet(tmp_path / "f" / "records.parquet")
+    assert records.num_prompts.tolist() == [2, 2, 4, 4, 4, 4]
+    assert records.place.tolist() == [0, 1, 0, 1, 2, 3]
+    assert records.score[:2].tolist() == records.score[2:4].tolist()
+    assert pandas.read_parquet(tmp_path / "f" / "units.parquet").rows.tolist() == [2, 2, 2]
+
+
+def test_what_is_damaged_stops_no_other(
+    whole: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a sweep that ends at a checkpoint it cannot read, or at a unit that does not fit."""
+    folder = tmp_path / "damaged"
+    file = written(tmp_path / "sweep.yaml", keep=["recipes", "images", "curves"])
+    for unit in pandas.read_parquet(whole / "units.parquet").unit[2:4]:
+        (folder / "checkpoints" / unit / "3").mkdir(parents=True)
+        (folder / "checkpoints" / unit / "3" / "junk").write_text("junk")
+    (folder / "locks").mkdir()
+    status, _, error = call("sweep", file, "--output", folder, "--quiet")
+    assert status == 0
+    assert error.count("begins again: the checkpoint") == 2
+    assert bytes_of(folder) == bytes_of(whole)
+    (folder / "checkpoints" / "0123").mkdir(parents=True, exist_ok=True)
+    assert "0 saved in the middle" in call("status", folder)[1]
+
+    def never(self: driving.Program) -> str:
+        raise RuntimeError("RESOURCE_EXHAUSTED: not even one particle fits")
+
+    real, calls = driving.jax.block_until_ready, 0
+
+    def full(state: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: 1 TiB")
+        return real(state)
+
+    monkeypatch.setattr(driving.Program, "halve", never)
+    monkeypatch.setattr(driving.jax, "block_until_ready", full)
+    status, out, error = call("sweep", file, "--output", tmp_path / "full")
+    assert status == 2
+    assert "a unit could not be searched: RESOURCE_EXHAUSTED: not even one particle fits" in error
+    assert "7 of 8 units done, 0 saved in the middle, 1 failed" in out
+
+
+def test_a_model_may_be_added(whole: Path, call: Call, tmp_path: Path) -> None:
+    """Kills: files that were never there taken for changed ones."""
+    folder = tmp_path / "more"
+    shutil.copytree(whole, folder)
+    notes = json.loads((folder / "versions.json").read_text())
+    removed = notes["files"].popitem()
+    (folder / "versions.json").write_text(json.dumps(notes))
+    assert call("sweep", file_of(whole), "--output", folder, "--quiet")[0] == 0
+    assert removed[0] in json.loads((folder / "versions.json").read_text())["files"]
+    notes["files"] = {name: "another" for name in notes["files"]}
+    (folder / "versions.json").write_text(json.dumps(notes))
+    status, _, error = call("sweep", file_of(whole), "--output", folder, "--quiet")
+    assert status == 2
+    assert "is not what it was when this run began" in error
 
 
 def test_dry_run_writes_nothing(whole: Path, call: Call, tmp_path: Path) -> None:
