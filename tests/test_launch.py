@@ -67,8 +67,9 @@ class Machine:
         )
 
     def start(self, script: str, *words: str, **variables: str) -> subprocess.Popen:
+        # A shell cannot trap what it was born to ignore, as jobs in the background do SIGINT.
         return subprocess.Popen(
-            ["bash", str(LAUNCH / script), *words],
+            ["/usr/bin/env", "--default-signal=INT", "bash", str(LAUNCH / script), *words],
             env=self.environment(variables),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
