@@ -13,12 +13,12 @@ from tests.sweeps.small import GRID, written
 from tests.sweeps.test_sweep import bytes_of
 
 COMMAND = Path(sys.executable).parent / "jaxsearch"
-LONG = {"name": "zero_order", "neighbours": 2, "iterations": 2500, "elitist": True}
+LONG = {"name": "zero_order", "neighbours": 2, "iterations": 900, "elitist": True}
 
 
 def start(base: Path, folder: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [COMMAND, "sweep", "sweep.yaml", "--output", folder, "--checkpoint-seconds", "0",
+        [COMMAND, "sweep", "sweep.yaml", "--output", folder, "--checkpoint-seconds", "0.1",
          "--compilation-cache", "cache", "--devices", "2", *arguments],
         cwd=base, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
