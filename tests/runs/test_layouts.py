@@ -37,11 +37,11 @@ def seen_by_geneval(folder: Path) -> Iterator[tuple[int, dict, list[int]]]:
 def test_geneval_has_a_folder_for_each_prompt(tmp_path: Path) -> None:
     """Kills: a folder for each sample; samples beside another's record; another order."""
     two, one, red = record("two cows", 2), record("a cow"), record("a red cow")
-    written(tmp_path / "out", "geneval", [two, one, red, two, one, two])
+    written(tmp_path / "out", "geneval", [two, one, two, red, one, two])
     assert list(seen_by_geneval(tmp_path / "out")) == [
-        (0, two.metadata, [0, 3, 5]),
+        (0, two.metadata, [0, 2, 5]),
         (1, one.metadata, [1, 4]),
-        (2, red.metadata, [2]),
+        (2, red.metadata, [3]),
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000", "00001", "00002"]
     assert {path.name for path in (tmp_path / "out" / "00000").iterdir()} == {

@@ -121,6 +121,7 @@ def test_a_column_and_rows_are_chosen_behind_the_name(tmp_path: Path) -> None:
         ("a.csv", "prompt,b\nx,y,z\n", "the row at line 2 has 3 fields, but there are 2 columns"),
         ("a.csv", 'prompt,b\nx,"1\n2"\n"y,z\n\n', "the row at line 4 is no CSV"),
         ("a.csv", 'prompt,b\n"x" y,z\n', "the row at line 2 is no CSV"),
+        ("a.csv", '"prompt,b\nx,y\n', "the row at line 1 is no CSV"),
         ("a.csv", "prompt,b\n", "a.csv holds no prompts"),
         ("a.csv", b"prompt,b\nx,y\n\xe9,z\n", "line 3 is not text in UTF-8: save"),
         ("a.txt", "a cat".encode("utf-16"), "line 1 is not text in UTF-8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -40,6 +41,8 @@ def export(sweep: Path, output: Path, layout: str = "geneval") -> int:
 
 def test_records_hold_what_the_file_said(sweep: Path) -> None:
     table = pq.read_table(sweep / "records.parquet").to_pydict()
+    names = list(table)
+    assert names.index("metadata") == names.index("prompt") + 1
     for place, text, metadata in zip(
         table["place"], table["prompt"], table["metadata"], strict=True
     ):
@@ -85,6 +88,11 @@ def test_a_sweep_that_is_not_done_or_kept_no_images_is_refused(
     (tmp_path / "part" / "manifest.json").write_text(manifest)
     assert export(tmp_path / "part", tmp_path / "out") == 2
     assert "0 of 8 units are done: go on with the sweep" in capsys.readouterr().err
+    (tmp_path / "part" / "units").rmdir()
+    shutil.copytree(sweep / "units", tmp_path / "part" / "units")
+    next((tmp_path / "part" / "units").iterdir()).unlink()
+    assert export(tmp_path / "part", tmp_path / "out") == 2
+    assert "7 of 8 units are done: go on with the sweep" in capsys.readouterr().err
     (tmp_path / "part" / "manifest.json").write_text(manifest.replace('["images"]', "[]"))
     assert export(tmp_path / "part", tmp_path / "out") == 2
     assert "keeps no images" in capsys.readouterr().err
