@@ -141,6 +141,7 @@ def _written(scores: np.ndarray) -> list[list[str]]:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = " ".join(text.splitlines())  # a prompt of a table may have several
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

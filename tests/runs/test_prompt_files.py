@@ -169,6 +169,13 @@ def test_a_choice_that_is_not_there_is_named(tmp_path: Path, more: str, message:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(("name", "file"), [("a.csv:b:c=d", "a.csv"), ("a.txt", "a.txt")])
+def test_a_file_that_is_not_there_is_named(name: str, file: str) -> None:
+    with pytest.raises(UserError) as error:
+        config_of("--prompts", f"@{name}")
+    assert str(error.value) == f"cannot read the file of prompts {file}: no such file or directory"
+
+
 def test_a_list_of_texts_has_no_columns(tmp_path: Path) -> None:
     for more in (":caption", ":split=test"):
         with pytest.raises(UserError, match="has no column"):
