@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -89,13 +88,21 @@ class Config:
 
     def to_yaml(self) -> str:
         """The text of a config file."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=100)
+        how: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
+        return yaml.dump(self.to_dict(), Dumper=_InFull, **how)
+
+
+class _InFull(yaml.SafeDumper):
+    """Writes what is there twice, such as a repeated prompt's metadata, twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _entry(prompt: str, metadata: Mapping[str, Any] | None) -> str | dict[str, Any]:
     """A prompt as a config file has it."""
-    if metadata:  # a copy, since YAML refers back to what is there twice
-        return {"prompt": prompt, "metadata": copy.deepcopy(metadata)}
+    if metadata:
+        return {"prompt": prompt, "metadata": metadata}
     return {"prompt": prompt} if prompt.startswith("@") else prompt  # which is not read as a file
 
 
