@@ -23,6 +23,7 @@ Search over the noise of diffusion and flow models, at inference time.
   status    how far a sweep has come, and what it has found
   merge     the records of a sweep in one file
   replay    make the pictures of a run again from its noise recipes, and compare them
+  export    the pictures of a run in the folders that GenEval or T2I-CompBench reads
   plan      say what a search would cost, without running it
   convert   read a published checkpoint, without running it, into a folder for --model
   list      searchers, verifiers, models, solvers and schedules, one line each
@@ -95,6 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
         "status": _status,
         "merge": _merge,
         "replay": _replay,
+        "export": _export,
         "plan": _plan,
         "convert": _convert,
         "list": _list,
@@ -255,6 +257,17 @@ def _replay(arguments: list[str]) -> int:
     for name in comparison.changed:
         print(f"{name} is not what it was when the run began")
     return 1 if comparison.differences else 0
+
+
+def _export(arguments: list[str]) -> int:
+    from jaxsearch.runs.exporting import export_run, parse_export
+    from jaxsearch.sweeps.exporting import export_sweep
+    from jaxsearch.sweeps.folder import SweepFolder
+
+    request = parse_export(arguments)
+    of_sweep = SweepFolder(request.folder).manifest.is_file()
+    print((export_sweep if of_sweep else export_run)(request))
+    return 0
 
 
 def _convert(arguments: list[str]) -> int:

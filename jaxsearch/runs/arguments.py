@@ -120,7 +120,7 @@ def resolve_file(path: Path, argv: Sequence[str] = (), *, command: str = "search
 
 def _resolve(full: dict[str, Any], rest: list[str], command: str, description: str) -> Request:
     # Of prompts, which may be many, nothing is left to be read but that they are texts.
-    short = {**full, "prompts": full["prompts"][:3]}
+    short = {**full, "prompts": [one.text for one in full["prompts"][:3]]}
     found = read_settings(short, tables_of(full), rest, command, description)
     verifiers = found.get("verifiers", {})
 
@@ -135,15 +135,18 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
                 settings |= {key: located(settings[key]) for key in FILES if settings.get(key)}
         return Component(name, settings)
 
+    prompts = cycled(full["prompts"], found["num_prompts"])
+    known = any(one.metadata for one in prompts)
     config = Config(
         **{kind: component(kind) for kind in KINDS},
         guide=tuple(verifier(name) for name in full["guide"]),
         report=tuple(verifier(name) for name in full["report"]),
-        prompts=cycled(full["prompts"], found["num_prompts"]),
+        prompts=tuple(one.text for one in prompts),
         seed=found["seed"],
         budget=found["budget"],
         threshold=found["threshold"],
         microbatch=found["microbatch"],
+        metadata=tuple(one.metadata for one in prompts) if known else (),
     )
     free = FREE_SIZE[config.searcher.name]
     given = free in full["searcher"] or f"--searcher.{free}" in options_in(rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.errors import UserError, unknown
 from jaxsearch.runs.files import read_text
+from jaxsearch.runs.prompt_files import Prompt, check_metadata, read_prompts
 from jaxsearch.zoo import located
 
 KINDS = ("model", "solver", "schedule", "searcher", "value", "aggregate")
@@ -63,6 +64,8 @@ class Config:
     budget: int | None
     threshold: float | None
     microbatch: int | None
+    metadata: tuple[Mapping[str, Any] | None, ...] = ()
+    """[P] What files said of the prompts beside them; nothing where none said anything."""
 
     def to_dict(self) -> dict[str, Any]:
         """The form it has in a config file; `jaxsearch search --config` takes it."""
@@ -72,16 +75,35 @@ class Config:
             "guide": [part.name for part in self.guide],
             "report": [part.name for part in self.report],
             "verifiers": verifiers,
-            "prompts": list(self.prompts),
+            "prompts": self._entries(),
             "seed": self.seed,
             "budget": self.budget,
             "threshold": self.threshold,
             "microbatch": self.microbatch,
         }
 
+    def _entries(self) -> list[str | dict[str, Any]]:
+        metadata = self.metadata or (None,) * len(self.prompts)
+        return [_entry(*one) for one in zip(self.prompts, metadata, strict=True)]
+
     def to_yaml(self) -> str:
         """The text of a config file."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=100)
+        how: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
+        return yaml.dump(self.to_dict(), Dumper=_InFull, **how)
+
+
+class _InFull(yaml.SafeDumper):
+    """Writes what is there twice, such as a repeated prompt's metadata, twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _entry(prompt: str, metadata: Mapping[str, Any] | None) -> str | dict[str, Any]:
+    """A prompt as a config file has it."""
+    if metadata:
+        return {"prompt": prompt, "metadata": metadata}
+    return {"prompt": prompt} if prompt.startswith("@") else prompt  # which is not read as a file
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -123,7 +145,7 @@ def normalise(raw: Mapping[Any, Any], path: Path) -> dict[str, Any]:
         if key in KINDS:
             value = {"name": value} if isinstance(value, str) else value
         elif key in _LISTS:
-            value = _texts(key, value, path)
+            value = _items(key, value, path)
         elif key not in (*_NUMBERS, "verifiers"):
             raise unknown(f"{path} has an unknown entry", str(key), [*_LISTS, *_DEFAULTS, *KINDS])
         if key in (*KINDS, "verifiers") and not isinstance(value, Mapping):
@@ -136,13 +158,27 @@ def normalise(raw: Mapping[Any, Any], path: Path) -> dict[str, Any]:
     return result
 
 
-def _texts(key: str, value: Any, path: Path) -> list[str]:
+def _items(key: str, value: Any, path: Path) -> list[Any]:
     """A list of names or prompts; YAML reads some of them as numbers."""
     items = value if isinstance(value, list) else [value]
-    for item in items:
-        if isinstance(item, bool) or not isinstance(item, str | int | float):
-            raise UserError(f"{path}: {key} holds {item!r}: write '{key}: [name, ...]'")
-    return [str(item) for item in items]
+    return [_item(key, item, path) for item in items]
+
+
+def _item(key: str, item: Any, path: Path) -> str | Prompt:
+    if key == "prompts" and isinstance(item, Mapping) and "prompt" in item:
+        for name in item:
+            if name not in ("prompt", "metadata"):
+                raise unknown(f"{path}: a prompt has no entry", str(name), ("prompt", "metadata"))
+        if (metadata := item.get("metadata")) is not None:
+            check_metadata(metadata, f"{path}: a prompt")
+        return Prompt(_text(key, item["prompt"], path), metadata)
+    return _text(key, item, path)
+
+
+def _text(key: str, item: Any, path: Path) -> str:
+    if isinstance(item, bool) or not isinstance(item, str | int | float):
+        raise UserError(f"{path}: {key} holds {item!r}: write '{key}: [name, ...]'")
+    return str(item)
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +203,10 @@ def _over(below: Mapping[str, Any] | None, name: str, above: Any) -> Any:
 
 
 def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with every part named: what is not said comes from the model's own defaults."""
+    """A config with every part named: what is not said comes from the model's own defaults.
+
+    Its prompts are `Prompt`s, read from their files.
+    """
     model = str(overlay(_DEFAULTS, raw)["model"]["name"])
     entry = model_entry(model)
     full = overlay(overlay(_DEFAULTS, entry.defaults), raw)
@@ -183,22 +222,25 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full["verifiers"] = {  # defaults of a verifier that is not there are nobody's mistake
         name: value for name, value in full["verifiers"].items() if name in chosen or name in given
     }
-    texts = [text for one in full["prompts"] for text in _from_file(one)]
-    full["prompts"] = [part for text in texts for part in entry.split(text)]
+    full["prompts"] = [one for given in full["prompts"] for one in _asked(given, entry.split)]
     if not full["prompts"]:
         raise UserError("no prompts: name at least one")
     return full
 
 
-def _from_file(prompt: str) -> list[str]:
-    """The lines of the file that `@file` names; any other prompt as it is."""
-    if not prompt.startswith("@"):
-        return [prompt]
-    lines = read_text(Path(prompt[1:]), "the file of prompts").splitlines()
-    return [line for line in map(str.strip, lines) if line]
+def _asked(given: str | Prompt, split: Callable[[str], list[str]]) -> list[Prompt]:
+    """The prompts that an entry stands for: those of the file that `@file` names, or its own."""
+    if isinstance(given, Prompt):
+        return [given]
+    if not given.startswith("@"):
+        return [Prompt(text) for text in split(given)]
+    found = []
+    for one in read_prompts(given[1:]):
+        found += [one] if one.metadata else [Prompt(text) for text in split(one.text)]
+    return found
 
 
-def cycled(prompts: Sequence[str], num_prompts: int | None) -> tuple[str, ...]:
+def cycled(prompts: Sequence[Prompt], num_prompts: int | None) -> tuple[Prompt, ...]:
     """The prompts, from the start again and again until there are `num_prompts`."""
     if num_prompts is None:
         return tuple(prompts)

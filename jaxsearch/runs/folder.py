@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +101,30 @@ def make_empty(path: Path, purpose: str) -> None:
         raise UserError(f"cannot use {path} as {purpose}: {reason}") from error
     if occupied:
         raise UserError(f"{path} is not empty: choose another --output")
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that takes the name `path`, new or of an empty folder, once it is whole.
+
+    Raises:
+        UserError: if the folder holds anything or cannot be made.
+    """
+    there = path.exists()
+    make_empty(path, "a folder for pictures")
+    place = path.resolve()
+    partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        place.rmdir()  # refuses where somebody has written meanwhile
+        partial.rename(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not there:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def existing(path: Path) -> RunFolder:

@@ -61,6 +61,21 @@ def read_png(path: Path) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def read_png_bytes(path: Path) -> bytes:
+    """A picture's file as it is.
+
+    Raises:
+        UserError: if it is no PNG, or a damaged one.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            picture.verify()
+    except (OSError, SyntaxError) as error:  # the latter of a wrong checksum
+        raise UserError(f"cannot read the picture {path}: it is missing or damaged") from error
+    return content
+
+
 def contact_sheet(
     title: str,
     prompts: Sequence[str],
@@ -126,6 +141,7 @@ def _written(scores: np.ndarray) -> list[list[str]]:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = " ".join(text.splitlines())  # a prompt of a table may have several
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

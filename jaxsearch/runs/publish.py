@@ -121,6 +121,7 @@ def write_results(
                 plain_cost=cost_dict(plain_cost(built)),
                 replay_difference=finite(outcome.replay_difference[i]),
                 seconds=round(seconds / len(ids), 4),
+                **({"metadata": config.metadata[i]} if config.metadata else {}),
             )
             for i in range(len(ids))
         ],

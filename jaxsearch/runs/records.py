@@ -12,7 +12,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from jaxsearch.core.types import Cost
-from jaxsearch.runs.files import write_atomic
+from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.files import read_text, write_atomic
 
 
 class Scores(NamedTuple):
@@ -101,6 +102,24 @@ def _difference(found: np.ndarray, plain: np.ndarray) -> np.ndarray:
 def finite(value: float) -> float | None:
     """A number as JSON can hold it: `None` where it is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
+    """The records that `write_lines` wrote.
+
+    Raises:
+        UserError: if they cannot be read or one is damaged.
+    """
+    records = []
+    for number, line in enumerate(read_text(path, what).split("\n"), 1):
+        try:
+            record = json.loads(line) if line else {}
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{path} is damaged at line {number}: it is no record")
+        records += [record] if record else []
+    return records
 
 
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

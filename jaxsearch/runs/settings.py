@@ -77,7 +77,10 @@ _NAMES = {
 CHOICES = {
     "guide": ("+", "VERIFIER the score to search for; several are added up"),
     "report": ("*", "VERIFIER further scores to report, which the search never sees"),
-    "prompts": ("+", "PROMPT what to ask the model for; @FILE takes the lines of a file"),
+    "prompts": (
+        "+",
+        "PROMPT what to ask the model for; @FILE takes those of a file (text, CSV, TSV, JSON)",
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import read_json, remove_partial, write_atomic
 from jaxsearch.runs.folder import make_empty
-from jaxsearch.sweeps.grid import Sweep
+from jaxsearch.sweeps.grid import Point, Sweep
 from jaxsearch.sweeps.units import Unit, units_of
 
 
@@ -83,10 +83,13 @@ class Manifest(NamedTuple):
 def manifest_of(sweep: Sweep) -> Manifest:
     """What is written down of a sweep."""
 
-    def point(config: dict[str, Any], varied: dict[str, Any]) -> dict[str, Any]:
-        return {"varied": varied, "config": {k: v for k, v in config.items() if k != "prompts"}}
+    def point(one: Point) -> dict[str, Any]:
+        config = {k: v for k, v in one.config.to_dict().items() if k != "prompts"}
+        # Whether its records have a column of metadata.
+        more = {"metadata": True} if one.config.metadata else {}
+        return {"varied": one.varied, "config": config, **more}
 
-    points = tuple(point(one.config.to_dict(), one.varied) for one in sweep.points)
+    points = tuple(map(point, sweep.points))
     return Manifest(points, units_of(sweep), sweep.keep)
 
 

@@ -83,8 +83,9 @@ def _schema(
     found: dict[str, pa.DataType] = {}
     seen = set()
     for unit in units:
-        config = manifest.point_of(unit)["config"]
-        kind = json.dumps([config["guide"], config["report"]])
+        point = manifest.point_of(unit)
+        config = point["config"]
+        kind = json.dumps([config["guide"], config["report"], point.get("metadata")])
         if kind not in seen:  # units of equal verifiers have equal columns
             seen.add(kind)
             path = where[unit.id].records(unit.id)
@@ -92,7 +93,8 @@ def _schema(
     head = {"unit": found.pop("unit")}
     grid = {name: values.type for name, values in of_points.items()}
     scores = {name: found[name] for name in found if name.startswith("score")}
-    before = {name: found[name] for name in ("place", "prompt_id", "prompt")}
+    named = ("place", "prompt_id", "prompt", "metadata")
+    before = {name: found[name] for name in named if name in found}
     return pa.schema(list({**head, **grid, **before, **scores, **found}.items()))
 
 

@@ -51,6 +51,7 @@ def table_of(
     found: Found,
     verifiers: Sequence[str],
     keep: Sequence[str],
+    metadata: Sequence[Mapping[str, Any] | None] = (),
 ) -> pa.Table:
     """The records of a unit, a row for each of its prompts.
 
@@ -60,6 +61,7 @@ def table_of(
         found: by the search.
         verifiers: [V] names.
         keep: of `KEEP`.
+        metadata: of the prompts, as JSON, or nothing for no such column.
     """
     num, result = unit.prompts, found.result
     columns: dict[str, pa.Array] = {
@@ -67,6 +69,7 @@ def table_of(
         "place": pa.array(np.arange(unit.begin, unit.end, dtype=np.int32)),
         "prompt_id": pa.array(np.asarray(found.ids)[:num]),
         "prompt": pa.array(list(prompts), pa.string()),
+        **({"metadata": _json(metadata)} if metadata else {}),
         "score": _numbers(result.score, num),
     }
     for index, name in enumerate(verifiers):
@@ -88,6 +91,11 @@ def table_of(
         pictures = [png_of(pixels) for pixels in to_pixels(found.images[:num])]
         columns["image"] = pa.array(pictures, pa.binary())
     return pa.table(columns)
+
+
+def _json(values: Sequence[Mapping[str, Any] | None]) -> pa.Array:
+    """Mappings as text, missing where there is none."""
+    return pa.array([json.dumps(value) if value else None for value in values], pa.string())
 
 
 def _filled(prompts: Sequence[str], unit: Unit) -> list[str]:

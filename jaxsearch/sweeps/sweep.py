@@ -231,8 +231,10 @@ def _writing(
                 images, further = (np.asarray(one) for one in look(1))
             scores = np.concatenate([scores, further], axis=1)
         found = Found(result, np.asarray(job.prompts.ids), images, scores)
-        prompts = config.prompts[unit.begin : unit.end]
-        table = table_of(unit, prompts, found, tuple(built.verifiers), sweep.keep)
+        prompts, metadata = (
+            values[unit.begin : unit.end] for values in (config.prompts, config.metadata)
+        )
+        table = table_of(unit, prompts, found, tuple(built.verifiers), sweep.keep, metadata)
         ran = {"microbatch": microbatch, "searcher": config.searcher.to_dict()}
         log = {**_log(unit, result, job.seconds, share), **ran}
         write_json(folder.log(unit.id), log)

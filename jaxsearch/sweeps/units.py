@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxsearch.sweeps.grid import Sweep
 
@@ -37,14 +37,22 @@ def units_of(sweep: Sweep) -> tuple[Unit, ...]:
     that is given more prompts, behind the others, those that are full.
     """
     found: list[Unit] = []
-    divided: dict[int, list[_Part]] = {}  # by prompts, of which equal ones are one object
+    # By prompts, of which equal ones are one object.
+    divided: dict[tuple[int, int], list[_Part]] = {}
     for index, point in enumerate(sweep.points):
         config = point.config
-        if id(config.prompts) not in divided:
-            divided[id(config.prompts)] = _divided(config.prompts, sweep.unit_prompts)
-        settings = dataclasses.replace(config, prompts=()).to_dict()
+        key = (id(config.prompts), id(config.metadata))
+        if key not in divided:
+            # The records hold the metadata, so that is in the id where there is any.
+            told = (
+                list(zip(config.prompts, config.metadata, strict=True))
+                if config.metadata
+                else config.prompts
+            )
+            divided[key] = _divided(told, sweep.unit_prompts)
+        settings = dataclasses.replace(config, prompts=(), metadata=()).to_dict()
         text = json.dumps([settings, point.free], sort_keys=True)
-        for part in divided[id(config.prompts)]:
+        for part in divided[key]:
             identity = hashlib.sha256((text + part.digest).encode()).hexdigest()[:16]
             found.append(Unit(identity, index, part.begin, part.end, part.rows))
     return tuple(found)
@@ -57,7 +65,7 @@ class _Part(NamedTuple):
     digest: str  # of its prompts and those before, and of the rows
 
 
-def _divided(prompts: Sequence[str], most: int) -> list[_Part]:
+def _divided(prompts: Sequence[Any], most: int) -> list[_Part]:
     rows, seen, parts = min(most, len(prompts)), hashlib.sha256(), []
     for begin in range(0, len(prompts), rows):
         own = prompts[begin : begin + rows]

@@ -45,6 +45,16 @@ def test_sheet_shows_plain_left_of_found() -> None:
     assert columns[0].min() < columns[1].min()
 
 
+def test_a_prompt_of_two_lines_has_one_on_the_sheet() -> None:
+    """Kills: text that is written over the picture below it."""
+    images, scores = np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1)
+    one, two = (
+        np.asarray(contact_sheet("t", [prompt], images, images, scores, scores))
+        for prompt in ("a cat", "a\ncat")
+    )
+    np.testing.assert_array_equal(one, two)
+
+
 def test_sheet_of_many_prompts_stays_a_picture() -> None:
     images = np.zeros((500, 8, 8, 3), np.uint8)
     sheet = contact_sheet("t", ["x"] * 500, images, images, np.zeros(500), np.zeros(500))
