@@ -23,7 +23,7 @@ from experiments.training import Loss, Optimisation, claim, train
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.loading import parameters, save_safetensors
 from jaxsearch.zoo.scenes.captions import PADDING
-from jaxsearch.zoo.scenes.data import Pool, batch, pool, taste
+from jaxsearch.zoo.scenes.data import Pool, batch, pleasantness, pool
 from jaxsearch.zoo.scenes.load import NAMES, WEIGHTS, build, network
 from jaxsearch.zoo.scenes.network import MOST
 from jaxsearch.zoo.scenes.world import NUM_KINDS
@@ -33,21 +33,15 @@ from jaxsearch.zoo.scenes.world import NUM_KINDS
 class Training:
     """Everything that the weights depend on."""
 
-    small: Optimisation = Optimisation(
-        steps=12_000, batch=64, learning_rate=2e-3, weight_decay=0.0
-    )
-    large: Optimisation = Optimisation(
-        steps=12_000, batch=64, learning_rate=1e-3, weight_decay=0.0
-    )
+    small: Optimisation = Optimisation(steps=12_000, batch=64, learning_rate=2e-3, weight_decay=0.0)
+    large: Optimisation = Optimisation(steps=12_000, batch=64, learning_rate=1e-3, weight_decay=0.0)
     contrastive: Optimisation = Optimisation(
         steps=3_000, batch=128, learning_rate=1e-3, weight_decay=1e-2
     )
     attributes: Optimisation = Optimisation(
         steps=3_000, batch=64, learning_rate=1e-3, weight_decay=1e-2
     )
-    aesthetic: Optimisation = Optimisation(
-        steps=2_000, batch=64, learning_rate=1e-3, weight_decay=1e-2
-    )
+    taste: Optimisation = Optimisation(steps=2_000, batch=64, learning_rate=1e-3, weight_decay=1e-2)
     time_mean: float = 0.4
     """Mean of the logit of the times at which the base models learn (Esser et al. 2024, section
     3.1). Above 0 is towards noise, where it is decided what goes where."""
@@ -131,15 +125,15 @@ def attributes_loss(settings: Optimisation, training: Training) -> Loss:
     return loss
 
 
-def aesthetic_loss(settings: Optimisation, training: Training) -> Loss:
-    """Mean square of what is off `taste`."""
-    apply = network("aesthetic")
+def taste_loss(settings: Optimisation, training: Training) -> Loss:
+    """Mean square of what is off `pleasantness`."""
+    apply = network("taste")
 
     def loss(params: PyTree, key: Array, scenes: Pool) -> Array:
         key_batch, key_noise = jax.random.split(key)
         images = batch(key_batch, scenes, settings.batch).images
         noisy = _noisy(key_noise, images, training.image_noise)
-        return jnp.mean((apply(params, noisy) - taste(images)) ** 2)
+        return jnp.mean((apply(params, noisy) - pleasantness(images)) ** 2)
 
     return loss
 
@@ -149,7 +143,7 @@ LOSSES: dict[str, Callable[[Optimisation, Training], Loss]] = {
     "large": functools.partial(base_loss, "large"),
     "contrastive": contrastive_loss,
     "attributes": attributes_loss,
-    "aesthetic": aesthetic_loss,
+    "taste": taste_loss,
 }
 
 

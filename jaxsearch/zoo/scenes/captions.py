@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Request(NamedTuple):
 
     first: int
     """The kind of the thing that is named first."""
-    count: int = 1
+    number: int = 1
     """How many of it."""
     second: int | None = None
     """The kind of the other thing; it differs from the first."""
@@ -71,7 +71,7 @@ class Request(NamedTuple):
     def task(self) -> str:
         """Of `TASKS`."""
         if self.second is None:
-            return "single" if self.count == 1 else "counting"
+            return "single" if self.number == 1 else "counting"
         return "pair" if self.relation is None else "relation"
 
 
@@ -82,32 +82,32 @@ def _article(word: str) -> str:
 def write(request: Request, rng: np.random.Generator | None = None) -> str:
     """A caption that asks for it: in one of many ways, or the plainest without `rng`."""
 
-    def choose(options: Sequence) -> object:
+    def choose(options: Sequence[Any]) -> Any:
         return options[0 if rng is None else int(rng.integers(len(options)))]
 
     def thing(kind: int, count: int = 1) -> str:
         shape, colour = divmod(kind, len(COLOURS))
-        colour_word = str(choose(_COLOUR_WORDS[COLOURS[colour]]))
-        one, many = choose(_SHAPE_WORDS[SHAPES[shape]])  # type: ignore[misc]
+        colour_word = choose(_COLOUR_WORDS[COLOURS[colour]])
+        one, many = choose(_SHAPE_WORDS[SHAPES[shape]])
         if count > 1:
             return f"{choose(_NUMBER_WORDS[NUMBERS[count - 2]])} {colour_word} {many}"
         return f"{choose((_article(colour_word), 'one'))} {colour_word} {one}"
 
-    openings = _OPENINGS if request.count == 1 else _OPENINGS_OF_MANY
-    words = [str(choose(openings)), thing(request.first, request.count)]
+    openings = _OPENINGS if request.number == 1 else _OPENINGS_OF_MANY
+    words = [choose(openings), thing(request.first, request.number)]
     if request.second is not None:
         if request.relation is None:
             joint = choose(_JOINTS)
         else:
             joint = choose(_RELATION_WORDS[RELATIONS[request.relation]])
-        words += [str(joint), thing(request.second)]
+        words += [joint, thing(request.second)]
     return " ".join(word for word in words if word)
 
 
 @functools.cache
 def _grammar() -> re.Pattern[str]:
-    def one_of(words: object) -> str:
-        longest_first = sorted(words, key=lambda word: -len(word))  # type: ignore[call-overload]
+    def one_of(words: Iterable[str]) -> str:
+        longest_first = sorted(words, key=lambda word: -len(word))
         return "|".join(map(re.escape, longest_first))
 
     def thing(name: str) -> str:
@@ -224,7 +224,7 @@ def prompt_set(num: int, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> list
 
 def describe(request: Request) -> str:
     """Such as "2 x red circle", for messages and tables."""
-    text = f"{request.count} x {name_of(request.first)}"
+    text = f"{request.number} x {name_of(request.first)}"
     if request.second is not None:
         joint = "and" if request.relation is None else RELATIONS[request.relation]
         text += f" {joint} {name_of(request.second)}"

@@ -18,7 +18,6 @@ from jaxsearch.verifiers.facts import Facts, facts
 from jaxsearch.zoo.scenes.captions import RELATIONS, Request
 from jaxsearch.zoo.scenes.world import (
     CELL,
-    EMPTY,
     GRID,
     NUM_CELLS,
     NUM_KINDS,
@@ -48,7 +47,7 @@ def context_of(requests: list[Request]) -> dict[str, np.ndarray]:
     """
     counts = np.zeros((len(requests), NUM_KINDS), np.int32)
     for row, request in zip(counts, requests, strict=True):
-        row[request.first] = request.count
+        row[request.first] = request.number
         if request.second is not None:
             row[request.second] = 1
     one = [(r.first, r.first if r.second is None else r.second,
@@ -95,8 +94,7 @@ def see(weights: PyTree, images: Array) -> Seen:
     """
     if images.shape[1:] != (SIDE, SIDE, 3):
         raise ValueError(
-            f"scenes are {SIDE}x{SIDE} pixels in colour, not "
-            f"{'x'.join(map(str, images.shape[1:]))}"
+            f"scenes are {SIDE}x{SIDE} pixels in colour, not {'x'.join(map(str, images.shape[1:]))}"
         )
     tiles = tiles_of(images).reshape(len(images), NUM_CELLS, -1)
     products = jnp.einsum(
@@ -129,9 +127,9 @@ def _agreement(probability: Array, context: dict[str, Array]) -> Array:
         return found / jnp.maximum(jnp.sum(found, axis=-1, keepdims=True), 1.0)
 
     relation = context["relation"]
-    stands = jnp.asarray(stands(), jnp.float32)[jnp.minimum(relation, NO_RELATION - 1)]
+    beside = jnp.asarray(stands(), jnp.float32)[jnp.minimum(relation, NO_RELATION - 1)]
     holds = jnp.einsum(
-        "nc,ncd,nd->n", where(context["first"]), stands, where(context["second"]),
+        "nc,ncd,nd->n", where(context["first"]), beside, where(context["second"]),
         precision=jax.lax.Precision.HIGHEST,
     )  # fmt: skip
     return jnp.where(relation == NO_RELATION, f1, (f1 + holds) / 2)

@@ -28,7 +28,7 @@ def arrange(request: Request, rng: np.random.Generator) -> np.ndarray:
     """Kinds [16] int32 of a scene that shows what is asked for, and nothing else."""
     kind = np.full(NUM_CELLS, EMPTY, np.int32)
     if request.second is None:
-        kind[rng.permutation(NUM_CELLS)[: request.count]] = request.first
+        kind[rng.permutation(NUM_CELLS)[: request.number]] = request.first
         return kind
     if request.relation is None:
         first, second = rng.permutation(NUM_CELLS)[:2]
@@ -80,7 +80,7 @@ def batch(key: Array, scenes: Pool, num: int) -> Batch:
     return Batch(images, kind, scenes.tokens[index].astype(jnp.int32), scenes.asked[index])
 
 
-def taste(images: Array) -> Array:
+def pleasantness(images: Array) -> Array:
     """How pleasant pictures [n,48,48,3] of scenes are, [n] in [0, 1]: even and colourful.
 
     One half for being like its mirror image, one half for colour, up to a tenth of the most that

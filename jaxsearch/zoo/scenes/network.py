@@ -162,7 +162,7 @@ class BaseModel(nnx.Module):
         self.denoiser = DenoiserNetwork(size, rngs=rngs)
 
     def words(self, tokens: Array) -> Array:
-        """Captions [n, 16] -> words [n, 16, width]."""
+        """Captions [n, 16] int32 -> words [n, 16, width]."""
         return self.text(tokens)
 
     def __call__(self, x: Array, t: Array, words: Array) -> Array:
@@ -226,8 +226,8 @@ class Attributes(nnx.Module):
         return self.logits(self.tower(images)).reshape(len(images), NUM_KINDS, MOST + 1)
 
 
-class Aesthetic(nnx.Module):
-    """How pleasant a picture is, as `taste` of scenes taught it."""
+class Taste(nnx.Module):
+    """How pleasant a picture is, as `pleasantness` of scenes taught it."""
 
     def __init__(self, *, width: int = 64, hidden: int = 64, rngs: nnx.Rngs) -> None:
         self.first = nnx.Conv(3, width // 2, (4, 4), strides=4, rngs=rngs)

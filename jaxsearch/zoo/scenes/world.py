@@ -47,9 +47,9 @@ _FINE = 8  # points a side by which a pixel's share of a shape is counted
 class Scene(NamedTuple):
     """Scenes [...]: what is to be seen."""
 
-    tint: np.ndarray  # [...] int32, which ground
-    kind: np.ndarray  # [..., 16] int32, rows first; `EMPTY` where nothing stands
-    offset: np.ndarray  # [..., 16] int32, into `OFFSETS`
+    tint: Array  # [...] int32, which ground
+    kind: Array  # [..., 16] int32, rows first; `EMPTY` where nothing stands
+    offset: Array  # [..., 16] int32, into `OFFSETS`
 
 
 def kind_of(shape: int, colour: int) -> int:
@@ -99,7 +99,7 @@ def cells() -> np.ndarray:
         fine = (CELL, _FINE, CELL, _FINE)
         inside = (depth > 0).reshape(fine).mean((1, 3))[..., None]
         middle = (depth > 0.9).reshape(fine).mean((1, 3))[..., None]
-        place = int(np.flatnonzero((OFFSETS == (down, right)).all(1))[0])
+        place = int(np.flatnonzero(np.all([down, right] == OFFSETS, axis=1))[0])
         for colour, rgb in enumerate(_RGB / 255):
             painted = inside * _RIM * rgb + middle * (1 - _RIM) * rgb
             found[:, kind_of(shape, colour), place] = painted + (1 - inside) * ground[:, 0]
