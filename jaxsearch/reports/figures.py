@@ -29,6 +29,7 @@ _VARIABLES = {
 _INK, _FAINT, _FOUND, _ROUND, _PLAIN = _VARIABLES
 _SERIES = tuple(f"#0a0c0{number}" for number in range(8))
 _VARIABLES |= {colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES)}
+_SHADES = 5
 _MOST_DOTS = 3000  # of a figure; more are drawn as a band, or left out
 
 
@@ -122,50 +123,114 @@ def rounds_figure(name: str, tree: Tree, plain: float, score: str) -> Markup:
                   color=_FOUND, label="led to the found sample")  # fmt: skip
         if np.isfinite(plain):
             axes.axhline(plain, color=_PLAIN, linestyle="--", linewidth=1, label="plain sample")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("round")
         axes.set_ylabel(score)
         axes.legend(frameon=False, loc="best")
     return drawn[0]
 
 
-def tree_figure(name: str, tree: Tree, score: str) -> Markup:
-    """The tree of partial samples: solver steps to the right, scores upwards."""
-    label = f"the tree of partial samples: {score} by solver step, with the way of the found sample"
-    shown = np.isfinite(tree.score)
-    if shown.sum() > _MOST_DOTS:  # those that something came of
-        parents = np.zeros_like(shown)
-        parents[tree.parent[tree.parent >= 0]] = True
-        shown &= parents | tree.won
-    with _figure(name, label, (7.2, 3.8)) as (axes, drawn):
-        edges = [
-            i
-            for i in np.flatnonzero(shown).tolist()
-            if tree.parent[i] >= 0 and shown[tree.parent[i]]
-        ]
-        _edges(axes, tree, [i for i in edges if not tree.won[i]], _ROUND, 0.35, 0.6)
+def steps_figure(name: str, tree: Tree, score: str) -> Markup:
+    """Partial samples by the solver steps they have taken and their scores, joined to parents."""
+    label = f"{score} of partial samples by solver step, with the way of the found sample"
+    shown = _shown(tree)
+    with _figure(name, label, (7.2, 3.6)) as (axes, drawn):
+        _joined(axes, tree, shown, tree.score)
         axes.plot(tree.end[shown], tree.score[shown], linestyle="", marker="o", markersize=3.5,
                   color=_ROUND, alpha=0.7, markeredgewidth=0, label="candidate")  # fmt: skip
-        _edges(axes, tree, [i for i in edges if tree.won[i]], _FOUND, 1, 1.6)
-        won = tree.won & shown
-        axes.plot(tree.end[won], tree.score[won], linestyle="", marker="o", markersize=5,
-                  color=_FOUND, label="led to the found sample")  # fmt: skip
+        _won(axes, tree, shown, tree.score)
         axes.set_xlabel("solver steps taken")
         axes.set_ylabel(score)
         axes.legend(frameon=False, loc="best")
     return drawn[0]
 
 
-def _edges(
-    axes: Any, tree: Tree, which: Sequence[int], colour: str, alpha: float, width: float
-) -> None:
-    """One line through all edges, with gaps, which is small in a file."""
-    xs, ys = [], []
-    for child in which:
-        parent = tree.parent[child]
-        xs += [tree.end[parent], tree.end[child], np.nan]
-        ys += [tree.score[parent], tree.score[child], np.nan]
-    if xs:
-        axes.plot(xs, ys, color=colour, alpha=alpha, linewidth=width)
+def branches(tree: Tree) -> bool:
+    """Whether two different partial samples of the same depth have been gone on from."""
+    parents = np.unique(tree.parent[tree.parent >= 0])
+    return len(np.unique(tree.end[parents])) < len(parents)
+
+
+def tree_figure(name: str, tree: Tree, score: str) -> Markup:
+    """The tree of partial samples: solver steps to the right, siblings above each other."""
+    label = f"the tree of partial samples, with the way of the found sample and {score} as shade"
+    shown = _shown(tree)
+    heights = _heights(tree, shown)
+    leaves = int(np.nanmax(heights, initial=0)) + 1
+    with _figure(name, label, (7.2, float(np.clip(0.08 * leaves, 3.0, 9.0)))) as (axes, drawn):
+        _joined(axes, tree, shown, heights)
+        sound = np.sort(tree.score[shown])
+        share = np.searchsorted(sound, tree.score, side="left") / max(len(sound), 1)
+        for part in range(_SHADES):
+            here = shown & (np.floor(share * _SHADES) == part)
+            text = "candidate, the better the less faint" if part == _SHADES - 1 else None
+            axes.plot(tree.end[here], heights[here], linestyle="", marker="o", markersize=4.5,
+                      color=_ROUND, alpha=(part + 1) / _SHADES, markeredgewidth=0,
+                      label=text)  # fmt: skip
+        _won(axes, tree, shown, heights)
+        axes.set_xlabel("solver steps taken")
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.legend(frameon=False, loc="best")
+    return drawn[0]
+
+
+def _shown(tree: Tree) -> np.ndarray:
+    """[C] which candidates are drawn: where they are too many, those that something came of."""
+    shown = np.isfinite(tree.score)
+    if shown.sum() > _MOST_DOTS:
+        parents = np.zeros_like(shown)
+        parents[tree.parent[tree.parent >= 0]] = True
+        shown &= parents | tree.won
+    return shown
+
+
+def _heights(tree: Tree, shown: np.ndarray) -> np.ndarray:
+    """[C] where candidates stand: each family together, and a parent in the middle of its own."""
+    children: dict[int, list[int]] = {}
+    for index in np.flatnonzero(shown).tolist():
+        children.setdefault(int(tree.parent[index]), []).append(index)
+    heights = np.full(len(shown), np.nan)
+    roots = [
+        one for parent in children if parent < 0 or not shown[parent] for one in children[parent]
+    ]
+    stack, leaves = list(reversed(roots)), 0
+    while stack:  # the children of a node are all placed when it is met again
+        node = stack[-1]
+        own = children.get(node, [])
+        if own and np.isnan(heights[own[0]]):
+            stack += reversed(own)
+            continue
+        stack.pop()
+        if own:
+            heights[node] = heights[own].mean()
+        else:
+            heights[node], leaves = leaves, leaves + 1
+    return heights
+
+
+def _joined(axes: Any, tree: Tree, shown: np.ndarray, heights: np.ndarray) -> None:
+    """Lines from candidates to their parents, those of the found sample above the others."""
+    joined = shown & (tree.parent >= 0) & shown[tree.parent]
+    for which, colour, alpha, width in (
+        (joined & ~tree.won, _ROUND, 0.4, 0.6),
+        (joined & tree.won, _FOUND, 1.0, 1.6),
+    ):
+        # One line through all edges, with gaps, is small in a file.
+        xs, ys = [], []
+        for child in np.flatnonzero(which).tolist():
+            parent = tree.parent[child]
+            xs += [tree.end[parent], tree.end[child], np.nan]
+            ys += [heights[parent], heights[child], np.nan]
+        if xs:
+            axes.plot(xs, ys, color=colour, alpha=alpha, linewidth=width)
+
+
+def _won(axes: Any, tree: Tree, shown: np.ndarray, heights: np.ndarray) -> None:
+    won = tree.won & shown
+    axes.plot(tree.end[won], heights[won], linestyle="", marker="o", markersize=5,
+              color=_FOUND, label="led to the found sample")  # fmt: skip
 
 
 def points_figure(name: str, dots: Sequence[Dot], score: str) -> Markup:
@@ -205,6 +270,9 @@ def progress_figure(name: str, lines: Sequence[Progress], score: str) -> Markup:
             )
             marker = "o" if len(mean) < 10 else None
             axes.plot(line.network_passes, mean, color=colour, marker=marker, markersize=4)
+            if len(mean) == 1:
+                error = np.nan_to_num([mean - low, high - mean])
+                axes.errorbar(line.network_passes, mean, yerr=error, color=colour, capsize=3)
             axes.fill_between(line.network_passes, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.annotate(line.name, (line.network_passes[-1], mean[-1]), xytext=(5, 0),
                           textcoords="offset points", fontsize=9, color=colour)  # fmt: skip

@@ -12,11 +12,17 @@ import numpy as np
 from markupsafe import Markup
 
 from jaxsearch.reports.decisions import Decisions, decisions_of
-from jaxsearch.reports.figures import curves_figure, rounds_figure, tree_figure
+from jaxsearch.reports.figures import (
+    branches,
+    curves_figure,
+    rounds_figure,
+    steps_figure,
+    tree_figure,
+)
 from jaxsearch.reports.page import Column, Table, render
 from jaxsearch.reports.pictures import picture_from, picture_in, side_for
 from jaxsearch.runs.arguments import resolve_file
-from jaxsearch.runs.config import Config
+from jaxsearch.runs.config import Config, read_resolved
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import read_json, read_text
 from jaxsearch.runs.folder import RunFolder, existing
@@ -70,12 +76,12 @@ def report_run(path: Path, paths: int | None, say: Say) -> str:
         seconds = sum(run.records[place]["seconds"] for place in places)
         say(
             f"searching {len(places)} of {len(run.records)} prompts once more, to show how they "
-            f"were decided: {seconds:.0f} s if it is as fast as the run was, and the time to "
-            "compile it (--paths 0 leaves it out)"
+            f"were decided: {seconds:.1f} s if they are as fast as in the run, and the time to "
+            "compile (--paths 0 leaves it out)"
         )
         try:
             noise, legs = read_recipes(run.folder.recipes)
-            searched = decisions_of(run.config, noise, legs, places)
+            searched = decisions_of(resolve_file(run.folder.config).config, noise, legs, places)
         except UserError as error:
             if paths is not None:
                 raise
@@ -103,7 +109,7 @@ def _read(path: Path) -> _Run:
         raise UserError(
             f"{path} holds an unfinished run: go on with `jaxsearch search --resume {path}`"
         )
-    config = resolve_file(folder.config).config
+    config = read_resolved(folder.config)
     records = []
     for number, line in enumerate(read_text(folder.records, "the records").splitlines(), 1):
         try:
@@ -229,7 +235,8 @@ class _Shown(NamedTuple):
     steps: list[_Step]
     candidates: int
     rounds: Markup
-    tree: Markup | None
+    by_step: Markup | None  # of a search that acts on the way
+    tree: Markup | None  # where several partial samples were gone on from
 
 
 def _shown(run: _Run, place: int, one: Decisions) -> _Shown:
@@ -251,7 +258,8 @@ def _shown(run: _Run, place: int, one: Decisions) -> _Shown:
         [_step(one, step, len(names), side) for step in range(num_steps)],
         len(tree.score),
         rounds_figure(f"rounds-{place}", tree, plain, score),
-        tree_figure(f"tree-{place}", tree, score) if partial else None,
+        steps_figure(f"steps-{place}", tree, score) if partial else None,
+        tree_figure(f"tree-{place}", tree, score) if partial and branches(tree) else None,
     )
 
 

@@ -235,6 +235,7 @@ def _by_prompt(folder: SweepFolder, points: Sequence[_Point]) -> tuple[Table | N
     if pictures:
         _add_pictures(folder, points, shown)
     columns = [Column("number", "number"), Column("prompt", "text"), Column("seed", "number")]
+    points = [point for point in points if point.done]
     for point in points:
         if pictures:
             columns.append(Column("found", "picture", f"point {point.number}"))

@@ -1,6 +1,6 @@
 "use strict";
 
-// A table of a page, whose rows are made when they come into sight.
+// A table of a page, of whose rows those of one page are made at a time.
 class SortableTable {
   constructor(holder) {
     this.holder = holder;
@@ -81,6 +81,7 @@ class SortableTable {
     const most = Number(this.most.value);
     const begin = this.page * most;
     const shown = this.order.slice(begin, begin + most);
+    // Few rows at a time, so that thousands of pictures are no burden.
     this.body.replaceChildren(...shown.map((place) => this.row(this.rows[place])));
     const total = this.order.length;
     const range = total ? `${begin + 1} to ${begin + shown.length}` : "none";
@@ -113,7 +114,7 @@ class SortableTable {
       } else {
         cell.textContent = written(column, values[place]);
         cell.className = column.kind;
-        if (column.kind === "gain" && values[place]) {
+        if (column.kind === "gain" && /[1-9]/.test(cell.textContent)) {
           cell.classList.add(values[place] > 0 ? "better" : "worse");
         }
       }
@@ -126,7 +127,6 @@ class SortableTable {
     const picture = document.createElement("img");
     picture.src = values[place];
     picture.alt = `${column.name} picture, ${column.group}, prompt ${values[this.named]}`;
-    picture.loading = "lazy";
     return picture;
   }
 }
