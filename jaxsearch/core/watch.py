@@ -44,7 +44,7 @@ def fingerprint(noise: Noise, active: tuple[bool, ...], legs: Legs | None = None
     rows = _mixed(noise)
     if legs is not None:
         steps = (legs.end * 4099 + legs.back).astype(jnp.uint32)
-        way = jnp.sum(_mixed(legs.noise) * _odd(rows.shape[-1]), axis=-1) + steps
+        way = _weighted(_mixed(legs.noise)) + steps
         gone = jnp.where(legs.back < legs.end, _stirred(way), jnp.uint32(0))
         rows = rows.at[..., 0].add(jnp.sum(gone, axis=-1))
     return jnp.where(jnp.asarray((True, *active)), rows, jnp.uint32(0))
@@ -61,7 +61,7 @@ def _mixed(noise: Noise) -> Array:
         return mixed
     free = noise.free.reshape((*mixed.shape, -1)) + jnp.float32(0)  # of -0 and 0 there is one
     bits = jax.lax.bitcast_convert_type(free, jnp.uint32)
-    return mixed + jnp.sum(_stirred(bits) * _odd(bits.shape[-1]), axis=-1)
+    return mixed + _weighted(_stirred(bits))
 
 
 def _stirred(bits: Array) -> Array:
@@ -71,9 +71,10 @@ def _stirred(bits: Array) -> Array:
     return bits ^ (bits >> jnp.uint32(16))
 
 
-def _odd(num: int) -> Array:
-    """A different weight for each of `num` places."""
-    return 2 * jnp.arange(num, dtype=jnp.uint32) + 1
+def _weighted(bits: Array) -> Array:
+    """The sum over the last axis, in which each place counts otherwise."""
+    places = jnp.arange(bits.shape[-1], dtype=jnp.uint32)
+    return jnp.sum(bits * jnp.broadcast_to(2 * places + 1, bits.shape), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("searcher", "stage_index", "turn_index", "microbatch"))

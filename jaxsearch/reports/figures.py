@@ -89,6 +89,7 @@ def _inline(text: str, label: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[0-9.]+pt"', "", text, count=2)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))

@@ -107,9 +107,9 @@ def read_resolved(path: Path) -> Config:
             role: tuple(Component(name, raw["verifiers"].get(name, {})) for name in raw[role])
             for role in ("guide", "report")
         }
-        prompts = tuple(raw["prompts"])
-        numbers = {key: raw[key] for key in ("seed", "budget", "threshold", "microbatch")}
-        return Config(**named, **verifiers, prompts=prompts, **numbers)
+        rest = {key: raw[key] for key in ("seed", "budget", "threshold", "microbatch")}
+        entries: dict[str, Any] = {**named, **verifiers, "prompts": tuple(raw["prompts"]), **rest}
+        return Config(**entries)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: it is not the config of a run") from error
 
