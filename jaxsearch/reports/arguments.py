@@ -15,7 +15,7 @@ _REPORT = """Write what a run or a sweep has found as one HTML page, which needs
 
 Of a run it has the pictures, plain beside found, the scores of all verifiers, score against cost,
 what was spent, the config and the command that makes it again. For a few prompts it shows the
-decisions: those prompts are searched once more, which ends in the same samples.
+decisions: the search is carried out once more, which ends in the same samples, and watched.
 
 Of a sweep, which may be at work, it has the points side by side.
 """
@@ -53,8 +53,8 @@ def parse_report(argv: Sequence[str]) -> ReportRequest:
     )
     parser.add_argument(
         "--paths", type=int, metavar="N",
-        help="of a run, prompts whose decisions are shown; they are searched once more. default: "
-        "3, or none where the model is not there",
+        help="of a run, prompts whose decisions are shown, for which its search is carried out "
+        "once more. default: 3, or 0 where that took over a minute or the model is not there",
     )  # fmt: skip
     parser.add_argument("--compilation-cache", help=EXECUTION["compilation_cache"].help)
     found = parser.parse_args(list(argv))

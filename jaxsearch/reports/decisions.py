@@ -1,8 +1,9 @@
 """How a search came to what it found: the decisions, and the way of the found sample.
 
-A run keeps its config, its seed and the recipes of its winners. A prompt's search hangs on nothing
-else, so it can be carried out once more for a few prompts and watched; that it is the run's own is
-seen from the recipe in which it ends.
+A run keeps its config, its seed and the recipes of its winners. A search hangs on nothing else, so
+it can be carried out once more and watched; that it is the run's own is seen from the recipes in
+which it ends. All prompts are searched, as in the run: of fewer, a compiler rounds otherwise, and
+where two candidates are as good as equal another one may win.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import numpy as np
 from jaxsearch.core.replay import retrace
 from jaxsearch.core.types import Array, Legs, Noise, Problem, Prompts, Verifier
 from jaxsearch.core.watch import Tried, fingerprint, watch
+from jaxsearch.parallel import replicated
 from jaxsearch.runs.build import Built, Made, build
 from jaxsearch.runs.config import Config
+from jaxsearch.runs.driving import mesh_of
 from jaxsearch.runs.images import to_pixels
 from jaxsearch.runs.publish import plain_recipes
 
@@ -59,7 +62,7 @@ class Decisions(NamedTuple):
 def decisions_of(
     config: Config, noise: Noise, legs: Legs | None, places: Sequence[int]
 ) -> list[Decisions]:
-    """Searches some prompts of a run once more and follows their samples step by step.
+    """Carries out a run's search once more, and follows the samples of some prompts step by step.
 
     Args:
         config: of the run.
@@ -70,37 +73,47 @@ def decisions_of(
     Raises:
         UserError: if what the config names cannot be made.
     """
-    built = build(config, most_prompts=1)
-    parts = [built.part(place, place + 1) for place in places]
-    prompts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    built = built._replace(prompts=prompts)
-    noise, legs = jax.tree.map(lambda leaf: leaf[jnp.asarray(places)], (noise, legs))
-    found = _ways(built, noise, legs, config.microbatch)
-    plain = _ways(built, *plain_recipes(built, noise, legs), config.microbatch)
-
-    active = built.problem.solver.active
-    rounds = []
+    built, mesh = build(config), mesh_of(None)
+    problem, prompts = replicated((built.problem, built.prompts), mesh)
+    rounds: list[Tried] = []
     for now, tried in watch(
-        built.key, built.searcher, built.problem, prompts, microbatch=config.microbatch
-    ):
-        rounds.append(tried)
-        best = now.best
-    ends = np.asarray(fingerprint(best.noise, active, best.legs))
-    wanted = np.asarray(fingerprint(noise, active, legs))
+        built.key, built.searcher, problem, prompts, places,
+        traced=built.traced, microbatch=config.microbatch, mesh=mesh,
+    ):  # fmt: skip
+        rounds += tried
+        best, score = now.best, now.score
+    at = jnp.asarray(places)
+    prompts, best, noise, legs = jax.tree.map(
+        lambda leaf: leaf[at], (built.prompts, best, noise, legs)
+    )
+    score = np.asarray(score)[at]
+    few = built._replace(prompts=prompts)
+    found = _ways(few, noise, legs, config.microbatch)
+    plain = _ways(few, *plain_recipes(few, noise, legs), config.microbatch)
+    active = built.problem.solver.active
+
+    def ends(noise: Noise, legs: Legs | None, exact: bool) -> np.ndarray:
+        return np.asarray(fingerprint(noise, active, legs, exact=exact))
+
+    same = (ends(best.noise, best.legs, True) == ends(noise, legs, True)).all(axis=1)
+    by_key = ends(best.noise, best.legs, False)
     return [
-        Decisions(tree_of(rounds, index, ends[index]), plain[index], found[index],
-                  bool(np.array_equal(ends[index], wanted[index])))
+        Decisions(
+            tree_of(rounds, index, by_key[index], float(score[index])),
+            plain[index], found[index], bool(same[index]),
+        )
         for index in range(len(places))
     ]  # fmt: skip
 
 
-def tree_of(rounds: Sequence[Tried], prompt: int, end: np.ndarray) -> Tree:
+def tree_of(rounds: Sequence[Tried], prompt: int, end: np.ndarray, score: float) -> Tree:
     """The candidates of a prompt.
 
     Args:
         rounds: [R] of the search.
         prompt: its place among those searched.
         end: [T + 1] the fingerprint of the found sample.
+        score: of the found sample, by which it is told from others of the same keys.
     """
     rows: list[tuple[Any, ...]] = []
     first: dict[tuple[int, bytes], int] = {}  # by the way up to a step
@@ -114,11 +127,16 @@ def tree_of(rounds: Sequence[Tried], prompt: int, end: np.ndarray) -> Tree:
             parent = known.get((begin, way[: begin + 1].tobytes()), -1) if begin else -1
             won = bool(np.array_equal(way[: reached + 1], end[: reached + 1]))
             first.setdefault((reached, way[: reached + 1].tobytes()), len(rows))
-            score = float(tried.score[prompt, number])
-            rows.append((number_of_round, number, begin, reached, score, parent, won))
+            own = float(tried.score[prompt, number])
+            rows.append((number_of_round, number, begin, reached, own, parent, won))
     columns = zip(*rows, strict=True) if rows else [()] * len(Tree._fields)
     kinds = (int, int, int, int, float, int, bool)
-    return Tree(*(np.asarray(list(c), kind) for c, kind in zip(columns, kinds, strict=True)))
+    tree = Tree(*(np.asarray(list(c), kind) for c, kind in zip(columns, kinds, strict=True)))
+    finished = np.flatnonzero(tree.won & (tree.end == len(end) - 1))
+    if len(finished) > 1:  # what differs in a coefficient or a free part alone
+        distance = np.nan_to_num(np.abs(tree.score[finished] - score), nan=0.0)
+        tree.won[np.delete(finished, np.argmin(distance))] = False
+    return tree
 
 
 def _ways(built: Built, noise: Noise, legs: Legs | None, microbatch: int | None) -> list[Way]:

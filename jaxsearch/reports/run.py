@@ -31,6 +31,7 @@ from jaxsearch.runs.plots import curves_from
 from jaxsearch.runs.recipes import read_recipes
 
 DEFAULT_PATHS = 3
+_MOST_SECONDS = 60.0  # of a search that is carried out once more without being asked for
 _COSTS = {
     "network_passes": "network passes",
     "backward_passes": "backward passes",
@@ -61,23 +62,28 @@ def report_run(path: Path, paths: int | None, say: Say) -> str:
 
     Args:
         path: its folder.
-        paths: prompts whose decisions are shown, for which they are searched once more; None takes
-            a few, or none where their model cannot be made here.
+        paths: prompts whose decisions are shown, for which the search is carried out once more;
+            None takes a few where that is short and the model is there, or none.
         say: tells the user something.
 
     Raises:
         UserError: if the run is not finished or a file of it is damaged.
     """
     run = _read(path)
-    places = _chosen(run.records, DEFAULT_PATHS if paths is None else paths)
+    seconds = run.summary["seconds"].get("search", 0.0)
     searched: list[Decisions] = []
     missing = ""
+    if paths is None and seconds > _MOST_SECONDS:
+        paths = 0
+        missing = (
+            f"the search took {seconds:,.0f} seconds, and to show this it is carried out once "
+            f"more; jaxsearch report --paths {DEFAULT_PATHS} does so"
+        )
+    places = _chosen(run.records, DEFAULT_PATHS if paths is None else paths)
     if places:
-        seconds = sum(run.records[place]["seconds"] for place in places)
         say(
-            f"searching {len(places)} of {len(run.records)} prompts once more, to show how they "
-            f"were decided: {seconds:.1f} s if they are as fast as in the run, and the time to "
-            "compile (--paths 0 leaves it out)"
+            f"searching once more, to show how {len(places)} prompts were decided: it took "
+            f"{seconds:.1f} s and the time to compile (--paths 0 leaves it out)"
         )
         try:
             noise, legs = read_recipes(run.folder.recipes)

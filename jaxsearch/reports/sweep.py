@@ -179,6 +179,8 @@ def _figures(points: Sequence[_Point]) -> list[tuple[Markup, str]]:
         )
         figures.append((points_figure(f"points-{number}", dots, score), caption))
         lines = [line for line in map(_progress, group) if line is not None]
+        if all(len(line.scores) == 1 for line in lines):  # those are in the figure above
+            continue
         for begin in range(0, len(lines), _MOST_LINES):
             figure = progress_figure(
                 f"progress-{number}-{begin}", lines[begin : begin + _MOST_LINES], score

@@ -34,7 +34,7 @@ def multiplied(run: Path, num: int) -> None:
     for place in range(num):
         one = json.loads(json.dumps(records[place % len(records)]))
         for number, entry in enumerate(one["scores"].values()):
-            entry["found"] = entry["plain"] + (place * 7919 % num + number) / num
+            entry["found"] = entry["plain"] + (place * 7919 % num - 20 + number) / 8
         many.append({**one, "id": place, "prompt": f"prompt {place}"})
         for kind in ("plain", "found"):
             name = f"{kind}_{place % len(records):04d}.png"

@@ -87,14 +87,14 @@ def test_a_table_is_sorted_by_keyboard(browser: Chromium, run: Path) -> None:
     assert sorting(browser, GAIN) == "descending"
     gains = [float(text) for text in column(browser, 6)]
     assert gains == sorted(gains, reverse=True)
-    assert gains[0] > 0.98
+    assert gains[0] == 12.375
     status = "document.querySelector('[role=status]').textContent"
     assert "sorted by classifier (guide), gain, descending" in browser.run(status)
     browser.press(" ")  # the focus is where it was
     assert sorting(browser, GAIN) == "ascending"
     gains = [float(text) for text in column(browser, 6)]
     assert gains == sorted(gains)
-    assert gains[0] < 0.02
+    assert gains[0] == -2.5
     sorted_by = "document.querySelectorAll('[aria-sort=ascending], [aria-sort=descending]').length"
     assert browser.run(sorted_by) == 1
     tab_to(browser, "[data-page='last']")
