@@ -227,7 +227,7 @@ class _Step(NamedTuple):
     found: str
     scores: list[tuple[float | None, float | None]]  # by verifier: plain, found
     tried: int  # candidates that ended here
-    won: str  # which of them led to the found sample
+    won: tuple[int, int] | None  # round and number, from 1, of the one that led to the found sample
 
 
 class _Shown(NamedTuple):
@@ -273,10 +273,9 @@ def _step(one: Decisions, step: int, num_verifiers: int, side: int) -> _Step:
     tree = one.tree
     here = tree.end == step + 1
     winners = np.flatnonzero(here & tree.won)
-    won = ""
+    won = None
     if len(winners):
-        first = winners[0]
-        won = f"round {tree.round[first] + 1}, candidate {tree.number[first] + 1}"
+        won = (int(tree.round[winners[0]]) + 1, int(tree.number[winners[0]]) + 1)
 
     def score(way: Any, verifier: int) -> float | None:
         value = float(way.scores[step, verifier])

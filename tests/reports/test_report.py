@@ -149,7 +149,8 @@ def test_a_page_says_costs_means_and_how_to_make_it_again(finished: Path, report
 
 def test_decisions_are_those_of_the_run(finished: Path, reported: Path) -> None:
     """The last picture by step is the run's own. Kills: decisions of another prompt."""
-    page = Page(reported.read_text(encoding="utf-8"))
+    text = reported.read_text(encoding="utf-8")
+    page = Page(text)
     assert "another sample" not in "".join(page.texts["p"])
     gains = [
         one["scores"]["classifier"]["found"] - one["scores"]["classifier"]["plain"]
@@ -167,7 +168,10 @@ def test_decisions_are_those_of_the_run(finished: Path, reported: Path) -> None:
             content = base64.b64decode(last.split(",")[1])
             again = np.asarray(Image.open(io.BytesIO(content)), int)
             assert np.abs(again - read_png(file)[..., 0]).max() <= 1
-    assert any("round 1, candidate" in text for text in page.texts["td"])
+    wins = text.split("the one that won, of round</th>")[1].split("</tr>")[0]
+    rounds = [int(number) for number in re.findall(r">(\d+)</td>", wins)]
+    assert rounds == sorted(set(rounds))
+    assert rounds[0] == 1
     assert "And as a tree" in "".join(page.texts["figcaption"])
 
 
