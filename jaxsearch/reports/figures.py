@@ -140,6 +140,7 @@ def steps_figure(name: str, tree: Tree, score: str) -> Markup:
         axes.plot(tree.end[shown], tree.score[shown], linestyle="", marker="o", markersize=3.5,
                   color=_ROUND, alpha=0.7, markeredgewidth=0, label="candidate")  # fmt: skip
         _won(axes, tree, shown, tree.score)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("solver steps taken")
         axes.set_ylabel(score)
         axes.legend(frameon=False, loc="best")
@@ -169,6 +170,7 @@ def tree_figure(name: str, tree: Tree, score: str) -> Markup:
                       color=_ROUND, alpha=(part + 1) / _SHADES, markeredgewidth=0,
                       label=text)  # fmt: skip
         _won(axes, tree, shown, heights)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("solver steps taken")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

@@ -11,7 +11,7 @@ import pytest
 
 from jaxsearch.core.replay import replay, retrace
 from jaxsearch.core.search import result_of, search_in_chunks
-from jaxsearch.core.types import Noise, SearchState
+from jaxsearch.core.types import Legs, Noise, SearchState
 from jaxsearch.core.watch import Tried, fingerprint, watch
 from tests import cases, toys
 
@@ -113,3 +113,22 @@ def test_a_fingerprint_is_of_the_noise_alone() -> None:
         free = [numbers(noise._replace(free=f), exact=exact) for f in (freed * 0, freed)]
         assert (free[0][0] == free[1][0]) != exact
         assert free[0][1] == free[1][1]
+
+
+def test_what_was_before_a_renoising_counts_for_the_initial_noise() -> None:
+    """Kills: legs left out; legs that were never gone taken for some."""
+    noise = Noise(jax.random.split(jax.random.key(0), (2, 1)), jnp.ones((2, 1)))
+    before = Noise(jax.random.split(jax.random.key(1), (1, 2, 1)), jnp.ones((1, 2, 1)))
+
+    def numbers(legs: Legs | None) -> list[int]:
+        return np.asarray(fingerprint(noise, (True,), legs)).tolist()
+
+    def leg(end: int, back: int, noise: Noise = before) -> Legs:
+        return Legs(noise, jnp.asarray([end], jnp.int32), jnp.asarray([back], jnp.int32))
+
+    own, gone = numbers(None), numbers(leg(2, 1))
+    assert numbers(leg(0, 0)) == own
+    other = Noise(before.keys[:, ::-1], before.coefs)
+    assert gone[0] != own[0]
+    assert gone[1] == own[1]
+    assert gone[0] not in (numbers(leg(3, 1))[0], numbers(leg(2, 1, other))[0])
