@@ -22,6 +22,7 @@ Search over the noise of diffusion and flow models, at inference time.
   sweep     search a grid of searchers, settings, prompts and seeds; processes may share it
   status    how far a sweep has come, and what it has found
   merge     the records of a sweep in one file
+  report    write a run or a sweep as one HTML page: pictures, scores, costs and decisions
   replay    make the pictures of a run again from its noise recipes, and compare them
   export    the pictures of a run in the folders that GenEval or T2I-CompBench reads
   plan      say what a search would cost, without running it
@@ -95,6 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
         "sweep": _sweep,
         "status": _status,
         "merge": _merge,
+        "report": _report,
         "replay": _replay,
         "export": _export,
         "plan": _plan,
@@ -209,6 +211,20 @@ def _merge(arguments: list[str]) -> int:
     folders = [SweepFolder(folder) for folder in request.folders]
     for path in merge(folders, request.output, partial=request.partial):
         print(path)
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from jaxsearch.reports.arguments import parse_report
+
+    request = parse_report(arguments)
+    _use_compilation_cache(request.compilation_cache)
+
+    from jaxsearch.reports.report import report
+
+    print(report(request, Console(stderr=True, soft_wrap=True, markup=False)))
     return 0
 
 

@@ -73,7 +73,7 @@ def _programs_are_let_go() -> Iterator[None]:
         gc.collect()
 
 
-_BY_FILE = ("experiments", "models", "runs", "zoo")
+_BY_FILE = ("experiments", "models", "reports", "runs", "zoo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,6 +39,10 @@ MAY_IMPORT = {
     "runs": [
         *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),
     ],
+    "sweeps": [
+        *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),
+        "sweeps",
+    ],
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}
 FLAX_FREE = ("core", "solvers", "searchers")

@@ -43,15 +43,11 @@ def remake(
     Arguments as for `expand`; children and outputs are [P, ...]. `legs` [P, B] are the ways before
     the last renoising, where there was one.
     """
-    num_legs = 0 if legs is None else legs.end.shape[1]
-    space = noise_space(problem, noise.coefs.shape[-1], num_legs)
-    root = space.root(take(noise, (slice(None), None, 0)))
-    steps = take(noise, (slice(None), None, slice(1, None)))
-    proposal, before = Proposal(root, steps), None
+    space, parent, steps, before = _departed(
+        problem, noise, prompts, legs=legs, microbatch=microbatch, mesh=mesh
+    )
+    proposal = Proposal(parent, steps)
     if legs is not None:
-        parent, before = _gone(
-            space, problem, root, legs, prompts, microbatch=microbatch, mesh=mesh
-        )
         proposal = _onwards(space, parent, steps, jnp.full_like(parent.step, space.num_steps))
     child, output, cost, _ = expand(
         problem, proposal, prompts, finish, microbatch=microbatch, mesh=mesh
@@ -60,6 +56,67 @@ def remake(
     if before is not None:
         cost = jax.tree.map(jnp.add, before, cost)
     return Expansion(child, output, cost)
+
+
+def retrace(
+    problem: Problem,
+    noise: Noise,
+    prompts: Prompts,
+    finish: Callable[[Problem, Array, dict[str, Array]], PyTree],
+    *,
+    legs: Legs | None = None,
+    microbatch: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[PyTree, Array]:
+    """The way that samples have gone: what `finish` says after each of their solver steps.
+
+    It gets what stands for a partial sample when it is scored, the latent that the problem's value
+    gives. Of samples that were renoised this is the way after the last time.
+
+    Arguments are those of `remake`.
+
+    Returns:
+        The outputs [T, P, ...], and whether the sample took the step [T, P]; where it did not, the
+        output says nothing.
+    """
+    space, parent, steps, _ = _departed(
+        problem, noise, prompts, legs=legs, microbatch=microbatch, mesh=mesh
+    )
+
+    def one(parent: Particle, index: Array) -> tuple[Particle, tuple[PyTree, Array]]:
+        goes = parent.step == index
+        proposal = Proposal(
+            parent,
+            take(steps, (slice(None), slice(None), index[None])),
+            steps=None if legs is None else goes.astype(jnp.int32),
+        )
+        child, output, _, _ = expand(
+            problem, proposal, prompts, finish, microbatch=microbatch, mesh=mesh
+        )
+        return child, jax.tree.map(lambda leaf: leaf[:, 0], (output, goes))
+
+    return jax.lax.scan(one, parent, jnp.arange(space.num_steps))[1]
+
+
+def _departed(
+    problem: Problem,
+    noise: Noise,
+    prompts: Prompts,
+    *,
+    legs: Legs | None,
+    microbatch: int | None,
+    mesh: Mesh | None,
+) -> tuple[NoiseSpace, Particle, Noise, Cost | None]:
+    """Where samples [P, 1] set out for the last time, the noises [P, 1, T, M] of all their steps,
+    and the cost of what was before, if there was anything.
+    """
+    space = noise_space(problem, noise.coefs.shape[-1], 0 if legs is None else legs.end.shape[1])
+    root = space.root(take(noise, (slice(None), None, 0)))
+    steps = take(noise, (slice(None), None, slice(1, None)))
+    if legs is None:
+        return space, root, steps, None
+    parent, before = _gone(space, problem, root, legs, prompts, microbatch=microbatch, mesh=mesh)
+    return space, parent, steps, before
 
 
 def _onwards(space: NoiseSpace, parent: Particle, steps: Noise, end: Array) -> Proposal:

@@ -115,6 +115,27 @@ def read_config(path: Path) -> dict[str, Any]:
     return normalise(read_yaml(path), path)
 
 
+def read_resolved(path: Path) -> Config:
+    """The config that a run has written, be what it names here or not.
+
+    Raises:
+        UserError: if it cannot be read or is not whole.
+    """
+    raw = read_config(path)
+    try:
+        parts = {kind: {**raw[kind]} for kind in KINDS}
+        named = {kind: Component(part.pop("name"), part) for kind, part in parts.items()}
+        verifiers = {
+            role: tuple(Component(name, raw["verifiers"].get(name, {})) for name in raw[role])
+            for role in ("guide", "report")
+        }
+        rest = {key: raw[key] for key in ("seed", "budget", "threshold", "microbatch")}
+        entries: dict[str, Any] = {**named, **verifiers, "prompts": tuple(raw["prompts"]), **rest}
+        return Config(**entries)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: it is not the config of a run") from error
+
+
 def read_yaml(path: Path) -> dict[Any, Any]:
     """The entries of a file.
 

@@ -132,11 +132,15 @@ def _judgement(plain: float, found: float) -> str:
     return _BETTER if found > plain else _WORSE if found < plain else _FAINT
 
 
-def _written(scores: np.ndarray) -> list[list[str]]:
-    """Numbers with as many decimals as give the largest of them three digits."""
+def decimals_for(scores: np.ndarray) -> int:
+    """As many decimals as give the largest of some numbers three digits."""
     sizes = np.abs(scores[np.isfinite(scores) & (scores != 0)])
     digits = 2 - math.floor(math.log10(sizes.max())) if sizes.size else 2
-    decimals = min(max(digits, 0), 9)
+    return min(max(digits, 0), 9)
+
+
+def _written(scores: np.ndarray) -> list[list[str]]:
+    decimals = decimals_for(scores)
     return [[f"{score:.{decimals}f}" for score in row] for row in scores]
 
 

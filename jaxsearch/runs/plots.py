@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,13 @@ from jaxsearch.core.types import Trace
 from jaxsearch.runs.files import write_atomic
 from jaxsearch.runs.records import finite
 
-_FOUND, _ESTIMATE, _PLAIN = "#1f5fa8", "#c77700", "#6b6b6b"
+
+class Colours(NamedTuple):
+    """What curves are drawn in."""
+
+    found: str = "#1f5fa8"
+    estimate: str = "#c77700"
+    plain: str = "#6b6b6b"
 
 
 class Curve(NamedTuple):
@@ -54,6 +61,22 @@ def curves_dict(curves: dict[str, Curve]) -> dict[str, Any]:
     }
 
 
+def curves_from(numbers: Mapping[str, Any]) -> dict[str, Curve]:
+    """The curves that `curves_dict` gave.
+
+    Raises:
+        KeyError: if one of them is missing, as `TypeError` and `ValueError` where it is none.
+    """
+
+    def read(values: Sequence[float | None]) -> np.ndarray:
+        return np.asarray([-np.inf if value is None else value for value in values], np.float64)
+
+    return {
+        name: Curve(*(read(numbers[name][key]) for key in Curve._fields))
+        for name in ("best", "round", "plain")
+    }
+
+
 def plot_curves(path: Path, curves: dict[str, Curve], *, title: str, score: str) -> None:
     """Draws score against network passes, median and interquartile range over prompts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,32 +85,39 @@ def plot_curves(path: Path, curves: dict[str, Curve], *, title: str, score: str)
     figure = Figure(figsize=(7.2, 4.5), layout="constrained", dpi=140)
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    draw_curves(axes, curves, Colours())
+    axes.set_ylabel(score)
+    axes.set_title(title, loc="left", fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def draw_curves(axes: Any, curves: dict[str, Curve], colours: Colours) -> None:
+    """Draws score against network passes into the axes of a figure."""
     best, current, plain = curves["best"], curves["round"], curves["plain"]
     if len(plain.median):
-        axes.axhspan(plain.low[0], plain.high[0], color=_PLAIN, alpha=0.12, linewidth=0)
-        axes.axhline(plain.median[0], color=_PLAIN, linestyle="--", linewidth=1)
-        axes.plot(*_line(plain), color=_PLAIN, marker="o", linestyle="--", label="plain sample")
+        axes.axhspan(plain.low[0], plain.high[0], color=colours.plain, alpha=0.12, linewidth=0)
+        axes.axhline(plain.median[0], color=colours.plain, linestyle="--", linewidth=1)
+        axes.plot(
+            *_line(plain), color=colours.plain, marker="o", linestyle="--", label="plain sample"
+        )
     if len(current.median) > 1:
         unfinished = len(best.median) < len(current.median)
         label = "best of each round" + (", a clean estimate until the last" if unfinished else "")
-        axes.plot(*_line(current), color=_ESTIMATE, linewidth=1, label=label)
-        _band(axes, current, _ESTIMATE, 0.12)
+        axes.plot(*_line(current), color=colours.estimate, linewidth=1, label=label)
+        _band(axes, current, colours.estimate, 0.12)
     if len(best.median):
         marker = "o" if len(best.median) < 10 else None
-        style: dict[str, Any] = {"color": _FOUND, "linewidth": 2, "marker": marker}
+        style: dict[str, Any] = {"color": colours.found, "linewidth": 2, "marker": marker}
         axes.plot(*_line(best), **style, label="best finished sample so far")
-        _band(axes, best, _FOUND, 0.2)
+        _band(axes, best, colours.found, 0.2)
     axes.set_xlim(left=0)
     axes.set_xlabel("network passes per prompt")
-    axes.set_ylabel(score)
-    axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:  # nothing is drawn where no score was finite
         axes.legend(frameon=False, loc="best", fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
 
 
 def _line(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
