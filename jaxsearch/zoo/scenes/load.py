@@ -31,6 +31,7 @@ from jaxsearch.zoo.scenes.network import (
     Attributes,
     BaseModel,
     Contrastive,
+    DenoiserNetwork,
     Taste,
 )
 from jaxsearch.zoo.scenes.world import SIDE
@@ -76,7 +77,8 @@ def weights(name: str) -> PyTree:
 
 @functools.cache
 def _predict(name: str) -> Callable[[PyTree, Array, Array, PyTree], Prediction]:
-    apply = network(name)
+    # Without the text encoder, whose work is done before a search.
+    apply = functional(lambda rngs: DenoiserNetwork(SIZES[name], rngs=rngs))
 
     def predict(params: PyTree, x: Array, t: Array, words: PyTree) -> Prediction:
         return from_x0(x, apply(params, x, t, words), 1.0 - t, t)
