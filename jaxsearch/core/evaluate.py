@@ -171,11 +171,25 @@ def _by_microbatch(
         rows = jax.tree.map(lambda leaf: leaf[index], rows)
 
     def alone(shared: PyTree, rows: PyTree) -> PyTree:
-        if chunks == 1:
+        if microbatch is None:
             return run(shared, rows)
-        split = jax.tree.map(lambda leaf: leaf.reshape((chunks, size) + leaf.shape[1:]), rows)
-        out = jax.lax.map(functools.partial(run, shared), split)
-        return jax.tree.map(lambda leaf: leaf.reshape((chunks * size,) + leaf.shape[2:]), out)
+
+        def one(chunk: Array, out: PyTree) -> PyTree:
+            begin = chunk * size
+            part = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, size), rows)
+            return jax.tree.map(
+                lambda whole, made: jax.lax.dynamic_update_slice_in_dim(whole, made, begin, 0),
+                out,
+                run(shared, part),
+            )
+
+        shapes = jax.eval_shape(run, shared, jax.tree.map(lambda leaf: leaf[:size], rows))
+        nothing = jax.tree.map(
+            lambda leaf: jnp.zeros((chunks * size, *leaf.shape[1:]), leaf.dtype), shapes
+        )
+        # A length that the compiler cannot see, also where it is 1: of a loop of another form, or
+        # of none, it would make a program that rounds otherwise, and devices differ in it.
+        return jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(chunks)), one, nothing)
 
     if mesh is None:
         out = alone(shared, rows)

@@ -166,6 +166,26 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
     return jax.lax.fori_loop(0, num_terms, add, free)
 
 
+def inner(one: Array, two: Array) -> Array:
+    """The inner product of two arrays [*E], float32; of many of them under `vmap`.
+
+    Summed half by half, in an order of its own. That of a compiler's sum hangs on how many of them
+    there are on a device, and the last bit of a recipe's coefficient would with it.
+    """
+    terms = (one * two).ravel()
+    size = 1 << max(terms.size - 1, 0).bit_length()
+    terms = jnp.pad(terms, (0, size - terms.size))
+    while size > 1:
+        size //= 2
+        terms = terms[:size] + terms[size:]
+    return terms[0]
+
+
+def length(x: Array) -> Array:
+    """The Euclidean length of an array [*E], of the same bits on every device; see `inner`."""
+    return jnp.sqrt(inner(x, x))
+
+
 def take(tree: PyTree, index: Any) -> PyTree:
     """Every leaf at `index`: a number, a slice, an array or a tuple of them."""
     return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -17,6 +17,7 @@ from jaxsearch.core.noise import (
     fold_in_each,
     fresh,
     fresh_trajectory,
+    length,
     noise_key,
     repeat,
     take,
@@ -141,7 +142,7 @@ def cross_entropy(
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             offsets = jax.random.normal(key, (population, directions))
             coefs = state.mean[None] + state.std[None] * offsets
-            coefs = coefs / jnp.linalg.norm(coefs, axis=1, keepdims=True)
+            coefs = coefs / jax.vmap(length)(coefs)[:, None]
             plain = (round == 0) & (jnp.arange(population) == 0)
             noise = noises(state, jnp.where(plain[:, None], state.plain[None], coefs))
             return Proposal(space.root(noise), repeat(state.steps, population))

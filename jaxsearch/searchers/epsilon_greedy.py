@@ -18,6 +18,7 @@ from jaxsearch.core.noise import (
     fresh,
     fresh_branches,
     fresh_trajectory,
+    length,
     noise_key,
     repeat,
     require_noise,
@@ -172,8 +173,7 @@ def epsilon_greedy(
             )
 
             def candidate(noise_keys: Array, gaussian: Array, coins: Array) -> tuple[Noise, Array]:
-                length = coins[0] * radius * math.sqrt(size)
-                coef = length / jnp.linalg.norm(gaussian.ravel())
+                coef = coins[0] * radius * math.sqrt(size) / length(gaussian)
                 moved = jax.vmap(add_term, in_axes=(0, None, 0, None))(
                     pivot, count + 1, noise_keys, coef
                 )

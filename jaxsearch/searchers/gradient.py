@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsearch.core.checks import check_count, check_range, is_traced
-from jaxsearch.core.noise import fold_in_each, fresh_trajectory, realise, select, take
+from jaxsearch.core.noise import fold_in_each, fresh_trajectory, inner, realise, select, take
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -182,7 +182,7 @@ def _rules_of_optax() -> Iterator[None]:
 
 def norm_slope(noise: Array) -> Array:
     """The gradient [*E] of `K(n) = (d - 1) log|n| - |n|^2 / 2`: `((d - 1) / |n|^2 - 1) n`."""
-    squared = jnp.vdot(noise, noise)
+    squared = inner(noise, noise)
     return ((noise.size - 1) / jnp.where(squared > 0, squared, 1.0) - 1.0) * noise
 
 
@@ -227,7 +227,7 @@ def log_probability(noise: Array, key: Array) -> Array:
 
 def _on_sphere(noise: Array) -> Array:
     """The noise [*E] rescaled to the norm `sqrt(d)`."""
-    squared = jnp.vdot(noise, noise)
+    squared = inner(noise, noise)
     return noise * jnp.sqrt(noise.size / jnp.where(squared > 0, squared, 1.0))
 
 

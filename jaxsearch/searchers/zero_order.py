@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count, check_range
-from jaxsearch.core.noise import add_term, draw, fresh_trajectory, realise, repeat, select, take
+from jaxsearch.core.noise import (
+    add_term,
+    draw,
+    fresh_trajectory,
+    inner,
+    length,
+    realise,
+    repeat,
+    select,
+    take,
+)
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -129,9 +139,9 @@ def _move(geometry: str, step: float, pivot: Array, direction: Array) -> tuple[A
     """
     if geometry == "distance":
         radius = step * math.sqrt(pivot.size)
-        return jnp.float32(1.0), radius / jnp.linalg.norm(direction.ravel())
-    squared = jnp.vdot(pivot, pivot)
-    along = jnp.vdot(pivot, direction) / squared
-    across = jnp.linalg.norm((direction - along * pivot).ravel())
+        return jnp.float32(1.0), radius / length(direction)
+    squared = inner(pivot, pivot)
+    along = inner(pivot, direction) / squared
+    across = length(direction - along * pivot)
     coef = jnp.sqrt(squared * (1.0 - step) * (1.0 + step)) / across
     return step - coef * along, coef
