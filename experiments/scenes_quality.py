@@ -26,9 +26,10 @@ from jaxsearch.zoo.scenes.load import (
     denoiser_with,
     network,
     prompts_with,
+    sizes,
     weights,
 )
-from jaxsearch.zoo.scenes.network import MOST, SIZES
+from jaxsearch.zoo.scenes.network import MOST
 from jaxsearch.zoo.scenes.world import NUM_KINDS
 
 HELD_OUT = 1_000_003
@@ -96,16 +97,22 @@ def verifier_figures(num: int = 2048) -> dict[str, float]:
     return found
 
 
-def main(num: int = 128, guidance: tuple[float, ...] = (1.0, 2.0, 4.0), steps: int = 20) -> None:
+def main(
+    num: int = 128,
+    guidance: tuple[float, ...] = (1.0, 2.0, 4.0),
+    steps: int = 20,
+    only: tuple[str, ...] = tuple(sizes()),
+) -> None:
     """Prints the figures of the model card.
 
     Args:
         num: captions of each task.
         guidance: scales to sample with.
         steps: of the sampler.
+        only: sizes of base models.
     """
     figures: dict[str, object] = {}
-    for size in SIZES:
+    for size in only:
         for scale in guidance:
             rates = exact_rates(size, weights(size), num=num, guidance=scale, num_steps=steps)
             figures[f"{size}, guidance {scale:g}"] = {k: round(v, 3) for k, v in rates.items()}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.scenes_quality import exact_rates
+from jaxsearch import cli
+from jaxsearch.verifiers.facts import facts_of
 from jaxsearch.zoo.scenes import check, data, load, prompts
 from jaxsearch.zoo.scenes.captions import (
     LENGTH,
@@ -263,7 +270,7 @@ def test_prompts_do_not_depend_on_their_company():
         np.testing.assert_array_equal(together.context[key][3], value[0])
 
 
-@pytest.mark.parametrize("size", load.SIZES)
+@pytest.mark.parametrize("size", load.sizes())
 def test_the_denoiser_says_both_parts_of_what_it_is_given(size):
     asked = prompts(prompt_set(2), size=size)
     denoiser = load.denoiser(size=size, guidance=3.0)
@@ -279,5 +286,92 @@ def test_the_denoiser_says_both_parts_of_what_it_is_given(size):
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match="size is 'huge': take small or large"):
+    with pytest.raises(ValueError, match="size is 'huge': the package has small"):
         load.denoiser(size="huge")
+
+
+# --------------------------------------------------------------------------------------- verifiers
+
+LEARNT = {"alignment": load.alignment, "attributes": load.attributes, "taste": load.taste}
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Scenes nobody has learnt from, with captions."""
+    rng = np.random.default_rng(99)
+    requests = [sample_request(rng, TASKS[i % len(TASKS)]) for i in range(NUM)]
+    images = _scenes(np.stack([data.arrange(request, rng) for request in requests]), seed=99)
+    return images, prompts([write(request, rng) for request in requests], size="small").context
+
+
+def _called(verifier, images, context):
+    return np.asarray(jax.jit(verifier.__call__)(images, context))
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_a_score_is_its_pictures_own(real, name):
+    """Not that of its place or company. Kills: a mean over the batch."""
+    images, context = real
+    verifier, few = LEARNT[name](), np.array([7, 3, 40])
+    scores = _called(verifier, images, context)
+    assert np.isfinite(scores).all()
+    some = _called(verifier, images[few], {key: value[few] for key, value in context.items()})
+    np.testing.assert_allclose(some, scores[few], atol=1e-5)
+    low, high = facts_of(LEARNT[name]).range
+    assert np.all((scores >= low) & (scores <= high))
+
+
+@pytest.mark.parametrize("name", ["alignment", "attributes"])
+def test_what_was_asked_for_scores_higher(real, name):
+    images, context = real
+    verifier = LEARNT[name]()
+    right = _called(verifier, images, context)
+    # Of a scene of the same task.
+    wrong = _called(verifier, images, {key: np.roll(value, 4, 0) for key, value in context.items()})
+    assert np.mean(right > wrong) > 0.95
+
+
+def test_taste_is_the_rule_on_scenes(real):
+    images, context = real
+    found = _called(load.taste(), images, context)
+    assert np.corrcoef(found, data.pleasantness(images))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("make", [*LEARNT.values(), functools.partial(check.exact, form="graded")])
+def test_gradients_lead_upwards(real, make):
+    images, context = jax.tree.map(lambda leaf: leaf[:4], real)
+    images = 0.8 * images + 0.1 + 0.03 * jax.random.normal(jax.random.key(1), images.shape)
+    verifier = make()
+    slope = jax.jit(jax.grad(lambda images: jnp.sum(verifier(images, context))))(images)
+    assert np.isfinite(slope).all()
+    length = jnp.sqrt(jnp.sum(slope**2, axis=(1, 2, 3), keepdims=True))
+    moved = _called(verifier, images + 1e-2 * slope / jnp.maximum(length, 1e-9), context)
+    steep = np.asarray(length.ravel() > 1e-4)
+    assert steep.any()
+    assert np.all(moved[steep] > _called(verifier, images, context)[steep])
+
+
+# --------------------------------------------------------------------------------- the whole of it
+
+
+def test_the_model_draws_what_it_is_asked_for():
+    """Not always, or there would be nothing to search for; 64 captions, so some 0.1 either way."""
+    rates = exact_rates("small", load.weights("small"), num=16)
+    assert rates["single"] > 0.8
+    assert 0.45 < rates["all"] < 0.95
+
+
+def test_the_command_searches_scenes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    few = ["--searcher", "best_of_n", "--searcher.candidates", "3", "--schedule.num_steps", "4"]
+    more = ["--prompts", "two red rings", "--prompts", "a blue box", "--output", "run", "--quiet"]
+    assert cli.main(["search", "--model", "scenes", "--model.size", "small", *few, *more]) == 0
+    records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
+    assert [record["prompt"] for record in records] == ["two red rings", "a blue box"]
+    assert set(records[0]["scores"]) == {"alignment", "exact", "attributes", "taste"}
+    assert cli.main(["replay", "run"]) == 0
+    capsys.readouterr()
+    bad = ["--model", "scenes", "--prompts", "a red dragon", "--output", "other"]
+    assert cli.main(["search", *bad]) == 2
+    assert "the word 'dragon' is not known" in capsys.readouterr().err
+    assert not Path("other").exists()

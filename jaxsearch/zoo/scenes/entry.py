@@ -25,14 +25,14 @@ from jaxsearch.zoo.scenes.load import (
 from jaxsearch.zoo.texts import text_ids
 
 
-def load(*, size: Size = "large", guidance: float = 2.0) -> Model:
+def load(*, size: Size = "small", guidance: float = 2.0) -> Model:
     """Coloured shapes from captions, 48x48 pixels, in the package: truth can be checked exactly.
 
     A prompt is a caption such as "a red circle to the left of a blue star", "three green rings" or
     "a picture of a purple square beside an orange triangle".
 
     Args:
-        size: of the base model, small or large.
+        size: of the base model; the package has small.
         guidance: scale of classifier-free guidance; 1 is none and halves the network passes.
 
     Raises:
