@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+
+from tests.thorough import THOROUGH
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -73,11 +76,14 @@ def _programs_are_let_go() -> Iterator[None]:
         gc.collect()
 
 
+_THOROUGH = re.compile("|".join(THOROUGH))
 _BY_FILE = ("experiments", "models", "reports", "runs", "zoo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker runs a file whose references and programs its tests share (`--dist loadgroup`)."""
     for item in items:
+        if _THOROUGH.search(f"{item.path.stem}::{item.name}"):
+            item.add_marker(pytest.mark.thorough)
         if item.path.parent.name in _BY_FILE:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -1,0 +1,48 @@
+"""Tests that `pytest` leaves out: what they see, quicker tests see too, of another case.
+
+`pytest -m "thorough or not thorough"` runs everything; do so after a change of the engine and
+before a release. A test belongs here if it is slow, and if the same code is run by one that stays:
+another case of the same searcher under the same law, another searcher through the same command.
+"""
+
+from __future__ import annotations
+
+THOROUGH = {
+    # Further settings of a searcher under laws that its first case is under.
+    r"test_laws::.*\[(best_of_n_shared|zero_order_elitist|epsilon_greedy_elitist"
+    r"|epsilon_greedy_every|gradient_injected|paths_uneven|smc_max|evolution_schedule"
+    r"|halving_stops|mcts_stops|rollover_window|markov_chain_injected)-heun",
+    r"test_laws::.*\[zero_order-(ddpm|flow_sde)",
+    r"test_laws::test_(devices|chunks|one_cand).*\[(mcts_value|cross_entropy_spectral|epsilon_greedy-flow)",
+    r"test_sweeps::test_a_grid.*\[(?!epsilon_greedy.epsilon|smc.strength|gradient.clip|early_stop)",
+    # Further searchers, models and verifiers through what one of each goes through.
+    r"test_(a_folder|a_checkpoint|a_pipeline|sit)_is_searched\[(best_of_n|paths)",
+    r"test_early::test_the_score_is_that.*\[(best_of_n|paths|gradient|smc)\]",
+    r"test_aggregate::test_what_is_kept.*\[(zero_order|evolution|rollover)",
+    r"test_host::test_host_scores.*\[(paths_uneven|mcts_stops|rollover)\]",
+    r"test_smc::test_weighted_particles.*\[settings(0|1|3)\]",
+    r"test_verifier_laws::.*\[(clip_score of Ma|zero_shot prob|self_supervised by|aesthetic 2)",
+    r"test_verifier_laws::test_(how_far|thousands|sides)",
+    r"test_verifiers::test_scores_are_those_of_transformers.*\[clip_score\]",
+    r"test_a_trajectory_is_that_of_diffusers\[1\]",
+    # The same at another size.
+    r"test_it_is_the_largest_that_is_never_above\[paths\]",
+    r"test_budget::test_prices_that_bend",
+    r"test_mcts::test_every_simulation_visits.*\[(1|4)\]",
+    r"test_mcts::test_rounds_of_several_leaves.*\[(visits-2|mean-2)\]",
+    r"test_mcts::test_means_are_those_of_finished",
+    r"test_paths::test_it_is_the_search_written_out\[ddim\]",
+    r"test_paths::test_the_published_levels",
+    r"test_beam::test_it_is_the_search_written_out\[1\]",
+    r"test_halving::test_a_prompt_that_is_good_enough.*searcher1",
+    r"test_value::test_a_rollout.*\[(ddpm|flow_sde)\]",
+    r"test_unet2d_condition::test_bfloat16",
+    r"test_unet2d_condition::test_computes_as_diffusers_does\[deep",
+    r"test_autoencoder_kl::test_a_gradient_may_compute",
+    r"test_verifiers::test_the_gradient_goes_through_the_path",
+    r"test_gradient::test_the_recipe_makes_the_sample\[gradient_injected",
+    r"test_diffusers::test_(ddpm|ddim)\[.*(50|25)",
+    # Killed for real, many times; `sweeps/test_killed.py` stays, and so does each kill by itself.
+    r"test_resume::test_killed_(again_and_again|while_results)",
+}
+"""Patterns of what stands in `<module>::<test>[<case>]`."""
