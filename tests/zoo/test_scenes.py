@@ -168,9 +168,9 @@ def test_true_scenes_are_right(asked):
     requests, kinds = asked
     images = _scenes(kinds)
     for form in ("boolean", "graded"):
-        np.testing.assert_allclose(_agreement(images, requests, form), 1.0, atol=1e-4)
+        np.testing.assert_allclose(_agreement(images, requests, form), 1.0, atol=1e-3)
         noisy = images + 0.1 * jax.random.normal(jax.random.key(0), images.shape)
-        np.testing.assert_allclose(_agreement(noisy, requests, form), 1.0, atol=1e-3)
+        np.testing.assert_allclose(_agreement(noisy, requests, form), 1.0, atol=2e-3)
 
 
 def _without_one(kind, request, rng):
@@ -340,7 +340,7 @@ def test_taste_is_the_rule_on_scenes(real):
 @pytest.mark.parametrize("make", [*LEARNT.values(), functools.partial(check.exact, form="graded")])
 def test_gradients_lead_upwards(real, make):
     images, context = jax.tree.map(lambda leaf: leaf[:4], real)
-    images = 0.8 * images + 0.1 + 0.03 * jax.random.normal(jax.random.key(1), images.shape)
+    images = 0.52 * images + 0.48 * images[::-1]  # things half there: nothing is certain
     verifier = make()
     slope = jax.jit(jax.grad(lambda images: jnp.sum(verifier(images, context))))(images)
     assert np.isfinite(slope).all()
@@ -364,7 +364,7 @@ def test_the_model_draws_what_it_is_asked_for():
 def test_the_command_searches_scenes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     few = ["--searcher", "best_of_n", "--searcher.candidates", "3", "--schedule.num_steps", "4"]
-    more = ["--prompts", "two red rings", "--prompts", "a blue box", "--output", "run", "--quiet"]
+    more = ["--prompts", "two red rings", "a blue box", "--output", "run", "--quiet"]
     assert cli.main(["search", "--model", "scenes", "--model.size", "small", *few, *more]) == 0
     records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert [record["prompt"] for record in records] == ["two red rings", "a blue box"]

@@ -32,8 +32,8 @@ CONTEXT = ("counts", "first", "second", "relation")
 """What verifiers of scenes read of a request."""
 NO_RELATION = len(RELATIONS)
 
-_NOISE = 0.08
-"""Standard deviation of a pixel, in [0, 1], that makes two cells hard to tell apart."""
+_NOISE = 0.2
+"""Standard deviation of a pixel, in [0, 1], under which kinds of things are told apart."""
 _FARTHEST = 0.14
 """Root mean square distance, in pixels of [0, 1], from which a cell is none of those there are."""
 OTHER = NUM_KINDS + 1
