@@ -14,21 +14,20 @@ with a label the judge finds 98.6 % right; Frechet distances of samples are 10.1
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 from jsonargparse import auto_cli
 
+from experiments import training as training_loop
 from experiments.digits_quality import report
+from experiments.training import Optimisation
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.loading import load_safetensors, parameters, save_safetensors
 from jaxsearch.zoo.digits.data import Digits, splits
@@ -36,18 +35,6 @@ from jaxsearch.zoo.digits.load import WEIGHTS, abstract, build, decoder, denoise
 from jaxsearch.zoo.digits.network import NO_LABEL, SIGMA_DATA
 
 NAMES = ("classifier", "judge", "denoiser")
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimisation:
-    """How one network is trained: AdamW, a linear warm-up, a cosine to zero."""
-
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    ema: float = 0.999
-    """Decay of the running average of the weights, which is what is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +63,6 @@ class Training:
     chunk: int = 500
     """Steps between two checkpoints."""
     seed: int = 0
-
-
-class State(NamedTuple):
-    """What goes on from step to step."""
-
-    params: PyTree
-    ema: PyTree
-    optimiser: PyTree
 
 
 Loss = Callable[[PyTree, Array, Array, Array], Array]  # (params, key, pixels, labels) -> scalar
@@ -122,16 +101,6 @@ def classifier_loss(name: str, training: Training) -> Loss:
     return loss
 
 
-def optimiser(settings: Optimisation) -> optax.GradientTransformation:
-    """AdamW with its learning rate warmed up over a twentieth of the steps."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, max(settings.steps // 20, 1), settings.steps
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=settings.weight_decay)
-    )
-
-
 def train(
     name: str,
     loss: Loss,
@@ -143,9 +112,6 @@ def train(
     after_chunk: Callable[[str, int], None] = lambda name, step: None,
 ) -> PyTree:
     """Trains one network from its last checkpoint on, or from the start.
-
-    Step `i` draws its batch and its noise from `fold_in(key, i)` alone, so that where a run was
-    interrupted has no effect.
 
     Args:
         name: "denoiser", "classifier" or "judge".
@@ -159,44 +125,24 @@ def train(
     Returns:
         The average of the weights.
     """
-    key = jax.random.fold_in(jax.random.key(training.seed), NAMES.index(name))
-    key_init, key_steps = jax.random.split(key)
-    transform = optimiser(settings)
-    pixels, labels = jnp.asarray(digits.pixels), jnp.asarray(digits.labels)
 
-    def one_step(state: State, step: Array) -> tuple[State, Array]:
-        key_batch, key_loss = jax.random.split(jax.random.fold_in(key_steps, step))
+    def of_batch(params: PyTree, key: Array, data: tuple[Array, Array]) -> Array:
+        key_batch, key_loss = jax.random.split(key)
+        pixels, labels = data
         index = jax.random.randint(key_batch, (settings.batch,), 0, len(labels))
-        value, gradient = jax.value_and_grad(loss)(
-            state.params, key_loss, pixels[index], labels[index]
-        )
-        updates, opt = transform.update(gradient, state.optimiser, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # The average starts short: its first weights are not worth remembering.
-        decay = jnp.minimum(settings.ema, (1 + step) / (10 + step))
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
-        return State(params, ema, opt), value
+        return loss(params, key_loss, pixels[index], labels[index])
 
-    @functools.partial(jax.jit, static_argnames="num")
-    def many_steps(state: State, start: Array, num: int) -> tuple[State, Array]:
-        state, values = jax.lax.scan(one_step, state, start + jnp.arange(num))
-        return state, jnp.mean(values)
-
-    params = parameters(build(name, nnx.Rngs(key_init)))
-    state = State(params, params, transform.init(params))
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.absolute() / name, options=options) as manager:
-        done = manager.latest_step() or 0
-        if done:
-            state = manager.restore(done, args=ocp.args.StandardRestore(state))
-        while done < settings.steps:
-            num = min(training.chunk, settings.steps - done)
-            state, value = many_steps(state, jnp.int32(done), num)
-            done += num
-            manager.save(done, args=ocp.args.StandardSave(state))
-            print(f"{name}: step {done} of {settings.steps}, loss {float(value):.4f}", flush=True)
-            after_chunk(name, done)
-    return state.ema
+    return training_loop.train(
+        name,
+        lambda key: parameters(build(name, nnx.Rngs(key))),
+        of_batch,
+        (jnp.asarray(digits.pixels), jnp.asarray(digits.labels)),
+        settings,
+        folder,
+        key=jax.random.fold_in(jax.random.key(training.seed), NAMES.index(name)),
+        chunk=training.chunk,
+        after_chunk=after_chunk,
+    )
 
 
 def train_all(
@@ -210,12 +156,7 @@ def train_all(
     Raises:
         ValueError: if the folder holds a run of another configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.dumps(dataclasses.asdict(training), indent=2) + "\n"
-    config = folder / "config.json"
-    if config.exists() and config.read_text() != wanted:
-        raise ValueError(f"{config} is of another configuration: choose another --output")
-    config.write_text(wanted)
+    training_loop.claim(folder, training)
     digits = splits()
     both = Digits(*map(np.concatenate, zip(digits.classifier, digits.judge, strict=True)))
     learns_from = {"classifier": digits.classifier, "judge": digits.judge, "denoiser": both}

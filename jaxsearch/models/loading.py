@@ -169,7 +169,7 @@ def save_safetensors(
     tensors = {}
     for key, leaf in _flatten(params).items():
         cast = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
-        tensors[key] = np.ascontiguousarray(np.asarray(leaf, dtype if cast else None))
+        tensors[key] = np.asarray(leaf, dtype if cast else None, order="C")
     path = Path(path)
     # A name of its own in the same folder: renaming is atomic within one file system only.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

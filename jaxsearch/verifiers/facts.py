@@ -13,7 +13,7 @@ class Facts(NamedTuple):
 
     range: tuple[float, float]
     """The least and the largest score under any settings; infinite where there is none."""
-    gradient: Literal["yes", "path=float", "no"]
+    gradient: Literal["yes", "path=float", "form=graded", "no"]
     """Whether its scores can be differentiated by the image; under which setting."""
     needs: tuple[Literal["estimate", "label", "prompt"], ...] = ()
     """What it reads beside the pixels."""

@@ -17,6 +17,7 @@ from jaxsearch.zoo.model import Model, ModelEntry
 
 MODELS = {
     "digits": "jaxsearch.zoo.digits.entry",
+    "scenes": "jaxsearch.zoo.scenes.entry",
 }
 FAMILIES = {
     "DiTPipeline": "jaxsearch.zoo.dit",
