@@ -13,8 +13,6 @@ from jaxsearch.core.noise import (
     add_term,
     draw,
     fresh_trajectory,
-    inner,
-    length,
     realise,
     repeat,
     select,
@@ -139,9 +137,9 @@ def _move(geometry: str, step: float, pivot: Array, direction: Array) -> tuple[A
     """
     if geometry == "distance":
         radius = step * math.sqrt(pivot.size)
-        return jnp.float32(1.0), radius / length(direction)
-    squared = inner(pivot, pivot)
-    along = inner(pivot, direction) / squared
-    across = length(direction - along * pivot)
+        return jnp.float32(1.0), radius / jnp.linalg.norm(direction.ravel())
+    squared = jnp.vdot(pivot, pivot)
+    along = jnp.vdot(pivot, direction) / squared
+    across = jnp.linalg.norm((direction - along * pivot).ravel())
     coef = jnp.sqrt(squared * (1.0 - step) * (1.0 + step)) / across
     return step - coef * along, coef
