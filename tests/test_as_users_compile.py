@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import AS_USERS_COMPILE
 
 CHUNKS = "tests/test_laws.py::test_chunks_give_the_same_bits_and_can_be_taken_up_again"
@@ -21,14 +23,15 @@ TESTS = [
 ]
 
 
-def test_bits_are_the_same_in_chunks_and_on_more_devices() -> None:
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: Path(test.split("::")[0]).stem)
+def test_bits_are_the_same_in_chunks_and_on_more_devices(test: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test],
         env={**environment, "XLA_FLAGS": "", AS_USERS_COMPILE: "1"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "..." in done.stdout, "none may be skipped"
+    assert done.stdout.startswith("."), "it may not be skipped"

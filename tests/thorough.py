@@ -14,10 +14,13 @@ THOROUGH = {
     r"|halving_stops|mcts_stops|rollover_window|markov_chain_injected)-heun",
     r"test_laws::.*\[zero_order-(ddpm|flow_sde)",
     r"test_laws::test_(devices|chunks|one_cand).*\[(mcts_value|cross_entropy_spectral|epsilon_greedy-flow)",
+    r"test_laws::test_devices.*\[(beam|svdd|cross_entropy|halving|rollover|markov_chain)-",
     r"test_sweeps::test_a_grid.*\[(?!epsilon_greedy.epsilon|smc.strength|gradient.clip|early_stop)",
     # Further searchers, models and verifiers through what one of each goes through.
     r"test_(a_folder|a_checkpoint|a_pipeline|sit)_is_searched\[(best_of_n|paths)",
     r"test_early::test_the_score_is_that.*\[(best_of_n|paths|gradient|smc)\]",
+    r"test_watch::.*\[(epsilon_greedy|paths|gradient)\]",
+    r"test_browser::test_a_run_is_shown\[(400-light|1280-dark)\]",
     r"test_aggregate::test_what_is_kept.*\[(zero_order|evolution|rollover)",
     r"test_host::test_host_scores.*\[(paths_uneven|mcts_stops|rollover)\]",
     r"test_smc::test_weighted_particles.*\[settings(0|1|3)\]",
@@ -34,6 +37,8 @@ THOROUGH = {
     r"test_paths::test_it_is_the_search_written_out\[ddim\]",
     r"test_paths::test_the_published_levels",
     r"test_beam::test_it_is_the_search_written_out\[1\]",
+    r"test_halving::test_the_better_part",
+    r"test_gradient::test_the_regularised_optimum",
     r"test_halving::test_a_prompt_that_is_good_enough.*searcher1",
     r"test_value::test_a_rollout.*\[(ddpm|flow_sde)\]",
     r"test_unet2d_condition::test_bfloat16",
@@ -42,7 +47,10 @@ THOROUGH = {
     r"test_verifiers::test_the_gradient_goes_through_the_path",
     r"test_gradient::test_the_recipe_makes_the_sample\[gradient_injected",
     r"test_diffusers::test_(ddpm|ddim)\[.*(50|25)",
-    # Killed for real, many times; `sweeps/test_killed.py` stays, and so does each kill by itself.
+    # Killed for real, many times; each kill by itself stays.
     r"test_resume::test_killed_(again_and_again|while_results)",
+    r"test_killed::test_two_processes",
+    # Of programs compiled as users', what the gradient's chunks see in part.
+    r"test_as_users_compile::.*\[test_(checkpoint|device_bits)",
 }
 """Patterns of what stands in `<module>::<test>[<case>]`."""
