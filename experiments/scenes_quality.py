@@ -18,6 +18,7 @@ from jaxsearch.core.replay import sample
 from jaxsearch.core.types import Objective, Problem, PyTree
 from jaxsearch.core.value import solver_estimate
 from jaxsearch.solvers import first_order
+from jaxsearch.verifiers.embeddings import unit
 from jaxsearch.zoo.scenes.captions import TASKS, prompt_set
 from jaxsearch.zoo.scenes.check import exact
 from jaxsearch.zoo.scenes.data import batch, pleasantness, pool
@@ -80,9 +81,8 @@ def verifier_figures(num: int = 2048) -> dict[str, float]:
     params = weights("contrastive")
     image = network("contrastive", "image")(params, scenes.images)
     caption = network("contrastive", "caption")(params, scenes.tokens)
-    unit = [np.asarray(x / jnp.linalg.norm(x, axis=-1, keepdims=True)) for x in (image, caption)]
     asked = np.asarray(scenes.asked)
-    first = np.argmax(unit[0] @ unit[1].T, axis=1)
+    first = np.argmax(np.asarray(unit(image)) @ np.asarray(unit(caption)).T, axis=1)
     # A caption that asks for the same is as good as the scene's own.
     found["contrastive_top1"] = float(np.mean(asked[first] == asked))
 

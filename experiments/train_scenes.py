@@ -1,7 +1,7 @@
 """Trains the networks of the scenes: base models of two sizes and three verifiers.
 
 Command: `python -m experiments.train_scenes` (results in `runs/train_scenes`; with `--install true`
-the weights are also copied into the package; `--only small` trains one of them). A run that was
+the weights are also copied into the package; `--only "[small]"` trains one of them). A run that was
 killed goes on where it was when the command is given again, to the same weights bit for bit on the
 same machine.
 """

@@ -123,7 +123,7 @@ def position_embedding(grid: int, features: int) -> np.ndarray:
     return both.reshape(1, grid * grid, features).astype(np.float32)
 
 
-def _normalise(x: Array, epsilon: float) -> Array:
+def normalise(x: Array, epsilon: float) -> Array:
     """Layer normalisation without weights, in float32."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + epsilon)
@@ -203,7 +203,7 @@ class _Block(nnx.Module):
             (self.attn, _EPSILON, parts[:3]),
             (self.mlp, self.epsilon, parts[3:]),
         ):
-            change = layer(_modulate(_normalise(x, epsilon), shift, scale))
+            change = layer(_modulate(normalise(x, epsilon), shift, scale))
             x = x + gate[:, None, :] * change.astype(jnp.float32)
         return x
 
@@ -218,7 +218,7 @@ class _Final(nnx.Module):
     def __call__(self, x: Array, condition: Array) -> Array:
         modulation = _through(self.adaLN_modulation, condition).astype(jnp.float32)
         shift, scale = jnp.split(modulation, 2, axis=1)
-        return self.linear(_modulate(_normalise(x, _EPSILON), shift, scale))
+        return self.linear(_modulate(normalise(x, _EPSILON), shift, scale))
 
 
 class DiT(nnx.Module):

@@ -20,7 +20,7 @@ from jaxsearch.core.replay import retrace
 from jaxsearch.core.types import Array, Legs, Noise, Problem, Prompts, Verifier
 from jaxsearch.core.watch import Tried, fingerprint, watch
 from jaxsearch.parallel import replicated
-from jaxsearch.runs.build import Built, Made, build
+from jaxsearch.runs.build import Built, Made, build, look_by
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.driving import mesh_of
 from jaxsearch.runs.images import to_pixels
@@ -161,9 +161,4 @@ def _steps(
     legs: Legs | None,
     microbatch: int | None,
 ) -> tuple[Made, Array]:
-    def look(problem: Problem, latents: Array, context: dict[str, Array]) -> Made:
-        images = problem.objective.decoder(latents)
-        scores = [verifier(images, context) for verifier in verifiers]
-        return Made(images, jnp.stack(scores, axis=-1))
-
-    return retrace(problem, noise, prompts, look, legs=legs, microbatch=microbatch)
+    return retrace(problem, noise, prompts, look_by(verifiers), legs=legs, microbatch=microbatch)

@@ -18,7 +18,7 @@ from jaxsearch.runs.records import mean_of
 from jaxsearch.searchers import FREE_SIZE
 from jaxsearch.sweeps.folder import Manifest, SweepFolder, read_log, read_manifest
 from jaxsearch.sweeps.grid import label
-from jaxsearch.sweeps.records import read_table
+from jaxsearch.sweeps.records import columns_of, read_table
 from jaxsearch.sweeps.reporting import status_of_sweep
 from jaxsearch.sweeps.units import Unit
 
@@ -120,8 +120,8 @@ def _points(folder: SweepFolder, manifest: Manifest) -> list[_Point]:
 def _records(folder: SweepFolder, manifest: Manifest, units: Sequence[Unit]) -> pa.Table | None:
     tables = []
     for unit in units:
-        table = read_table(folder.records(unit.id))
-        table = table.drop_columns([n for n in ("image", "recipe") if n in table.column_names])
+        path = folder.records(unit.id)
+        table = read_table(path, [n for n in columns_of(path) if n not in ("image", "recipe")])
         seed = manifest.point_of(unit)["config"]["seed"]
         tables.append(table.append_column("seed", pa.array([seed] * table.num_rows, pa.int64())))
     return pa.concat_tables(tables) if tables else None
@@ -216,11 +216,8 @@ def _progress(point: _Point) -> Progress | None:
 def _by_prompt(folder: SweepFolder, points: Sequence[_Point]) -> tuple[Table | None, int]:
     """A row for each prompt and seed, with what each point has found; and how many there are."""
     rows: dict[tuple[int, int, str], dict[int, dict[str, Any]]] = {}
-    pictures = False
-    for point in points:
-        for unit in point.done:
-            table = read_table(folder.records(unit.id), ("prompt_id", "prompt", "score", "image"))
-            pictures |= "image" in table.column_names
+    units = [unit for point in points for unit in point.done]
+    pictures = any("image" in columns_of(folder.records(unit.id)) for unit in units)
     for point in points:
         if point.records is None:
             continue

@@ -272,6 +272,19 @@ class Made(NamedTuple):
     scores: Any  # [P, V] by verifier, as they come: not finite where a verifier failed
 
 
+def look_by(
+    verifiers: tuple[Verifier, ...],
+) -> Callable[[Problem, Array, dict[str, Array]], Made]:
+    """What decodes latents [n, *E] of a problem and asks verifiers, as `remake` calls it."""
+
+    def look(problem: Problem, latents: Array, context: dict[str, Array]) -> Made:
+        images = problem.objective.decoder(latents)
+        scores = [verifier(images, context) for verifier in verifiers]
+        return Made(images, jnp.stack(scores, axis=-1))
+
+    return look
+
+
 @functools.partial(jax.jit, static_argnames="microbatch")
 def make(
     problem: Problem,
@@ -288,12 +301,9 @@ def make(
     run and in its replay, so that pictures are equal to the last bit.
     """
 
-    def look(problem: Problem, latents: Array, context: dict[str, Array]) -> Made:
-        images = problem.objective.decoder(latents)
-        scores = [verifier(images, context) for verifier in verifiers]
-        return Made(images, jnp.stack(scores, axis=-1))
-
-    return remake(problem, noise, prompts, look, legs=legs, microbatch=microbatch).output
+    return remake(
+        problem, noise, prompts, look_by(verifiers), legs=legs, microbatch=microbatch
+    ).output
 
 
 def make_again(built: Built, noise: Noise, legs: Legs | None, microbatch: int | None) -> Made:

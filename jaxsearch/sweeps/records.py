@@ -146,6 +146,16 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return file.read(columns=wanted)
 
 
+def columns_of(path: Path) -> list[str]:
+    """The names of the columns of a file, without reading them.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    with _readable(path), pq.ParquetFile(path) as file:
+        return file.schema_arrow.names
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:

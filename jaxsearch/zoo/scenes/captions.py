@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsearch.zoo.scenes.world import COLOURS, SHAPES, kind_of, name_of
+from jaxsearch.zoo.scenes.world import COLOURS, NUM_KINDS, SHAPES, kind_of
 
 TASKS = ("single", "counting", "pair", "relation")
 RELATIONS = ("left", "right", "above", "below")
@@ -195,8 +195,7 @@ def tokenise(texts: Sequence[str]) -> np.ndarray:
 
 def sample_request(rng: np.random.Generator, task: str) -> Request:
     """A request of a task, all of them equally likely."""
-    num_kinds = len(SHAPES) * len(COLOURS)
-    first, second = (int(kind) for kind in rng.choice(num_kinds, 2, replace=False))
+    first, second = (int(kind) for kind in rng.choice(NUM_KINDS, 2, replace=False))
     if task == "single":
         return Request(first)
     if task == "counting":
@@ -220,12 +219,3 @@ def prompt_set(num: int, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> list
         task = tasks[len(found) % len(tasks)]
         found[write(sample_request(rng, task), rng)] = None
     return list(found)
-
-
-def describe(request: Request) -> str:
-    """Such as "2 x red circle", for messages and tables."""
-    text = f"{request.number} x {name_of(request.first)}"
-    if request.second is not None:
-        joint = "and" if request.relation is None else RELATIONS[request.relation]
-        text += f" {joint} {name_of(request.second)}"
-    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,11 +49,6 @@ def load(*, size: Size = "small", guidance: float = 2.0) -> Model:
     return Model(denoiser(size=size, guidance=guidance), decoder(), told, ids)
 
 
-@functools.cache
-def _captions() -> list[str]:
-    return prompt_set(16)
-
-
 ENTRY = ModelEntry(
     load=load,
     verifiers={
@@ -68,7 +62,7 @@ ENTRY = ModelEntry(
         "schedule": {"name": "shifted", "num_steps": 20},
         "guide": ["alignment"],
         "report": ["alignment", "exact", "attributes", "taste"],
-        "prompts": _captions(),
+        "prompts": prompt_set(16),
     },
     files=files_in(WEIGHTS, *(f"{name}.safetensors" for name in NAMES)),
 )

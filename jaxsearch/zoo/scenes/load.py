@@ -23,7 +23,7 @@ from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.loading import abstract_module, functional, load_safetensors
 from jaxsearch.verifiers.embeddings import cosine
 from jaxsearch.verifiers.facts import Facts, facts
-from jaxsearch.zoo.scenes.captions import LENGTH, PADDING, read, tokenise
+from jaxsearch.zoo.scenes.captions import read, tokenise, vocabulary
 from jaxsearch.zoo.scenes.check import context_of
 from jaxsearch.zoo.scenes.network import (
     MOST,
@@ -35,7 +35,7 @@ from jaxsearch.zoo.scenes.network import (
     Taste,
 )
 from jaxsearch.zoo.scenes.world import SIDE
-from jaxsearch.zoo.texts import text_ids
+from jaxsearch.zoo.texts import text_encoder, text_ids
 
 Size = Literal["small", "large"]
 
@@ -86,15 +86,17 @@ def _predict(name: str) -> Callable[[PyTree, Array, Array, PyTree], Prediction]:
     return predict
 
 
-@functools.cache
-def _words(name: str) -> Callable[[PyTree, Array], Array]:
-    return jax.jit(network(name, "words"))
+def _encoder(name: str, params: PyTree) -> Callable[[Sequence[str]], Array]:
+    """Captions [P] of known words to features [P, 16, width]."""
+    return text_encoder(
+        network(name, "words"), params, tokenise, vocab_size=len(vocabulary()) + 1, source=name
+    )
 
 
 def denoiser_with(name: Size, params: PyTree, *, guidance: Array | float = 1.0) -> Denoiser:
     """The denoiser with other weights than the package's: those of a training run."""
     with jax.ensure_compile_time_eval():
-        nothing = _words(name)(params, jnp.full((1, LENGTH), PADDING, jnp.int32))[0]
+        nothing = _encoder(name, params)([""])[0]
     plain = Denoiser(
         apply=_predict(name), process=flow(), shape=(SIDE, SIDE, 3), params=params["denoiser"]
     )
@@ -120,12 +122,9 @@ def denoiser(*, size: Size = "small", guidance: float = 2.0) -> Denoiser:
 def prompts_with(name: Size, params: PyTree, texts: Sequence[str]) -> Prompts:
     """Captions as prompts of a base model with these weights; see `prompts`."""
     requests = [read(text) for text in texts]
-    # One by one: in a batch, what is beside a caption could change its last bits.
-    tokens = jnp.asarray(tokenise(texts))
-    words = [_words(name)(params, row[None]) for row in tokens]
     context = {key: jnp.asarray(value) for key, value in context_of(requests).items()}
-    context["tokens"] = tokens
-    return Prompts(jnp.asarray(text_ids(texts)), jnp.concatenate(words), context)
+    context["tokens"] = jnp.asarray(tokenise(texts))
+    return Prompts(jnp.asarray(text_ids(texts)), _encoder(name, params)(texts), context)
 
 
 def prompts(texts: Sequence[str], *, size: Size = "small") -> Prompts:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxsearch.core.types import Array
 from jaxsearch.models.attention import attention
-from jaxsearch.models.dit import position_embedding
+from jaxsearch.models.dit import normalise, position_embedding
 from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.layers import Layers
 from jaxsearch.models.stacked import Stacked
@@ -72,11 +72,6 @@ class Size(NamedTuple):
 SIZES = {"small": Size(width=64, depth=3), "large": Size(width=128, depth=5)}
 
 
-def _normalised(x: Array) -> Array:
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + _EPSILON)
-
-
 class _CrossAttention(nnx.Module):
     """Cells ask the words of the caption."""
 
@@ -114,10 +109,12 @@ class _Block(nnx.Module):
         """Cells [n, 16, w] with a modulation [n, 6, w] and words [n, 16, w]."""
         parts = jnp.split(modulation + self.table[...][None], 6, axis=1)
         shift, scale, gate = parts[:3]
-        x = x + gate * self.attn(_normalised(x) * (1 + scale) + shift)
-        x = x + self.cross(_normalised(x), words)
+        x = x + gate * self.attn(normalise(x, _EPSILON) * (1 + scale) + shift)
+        x = x + self.cross(normalise(x, _EPSILON), words)
         shift, scale, gate = parts[3:]
-        change = jax.nn.gelu(self.up(_normalised(x) * (1 + scale) + shift), approximate=True)
+        change = jax.nn.gelu(
+            self.up(normalise(x, _EPSILON) * (1 + scale) + shift), approximate=True
+        )
         return x + gate * self.down(change)
 
 
@@ -149,7 +146,7 @@ class DenoiserNetwork(nnx.Module):
         modulation = self.modulation(condition).reshape(len(x), 6, -1)
         tokens = self.blocks(tokens, modulation, words)
         shift, scale = jnp.split(self.last(condition)[:, None], 2, axis=-1)
-        tiles = self.leave(_normalised(tokens) * (1 + scale) + shift)
+        tiles = self.leave(normalise(tokens, _EPSILON) * (1 + scale) + shift)
         grid = tiles.reshape(len(x), GRID, GRID, CELL, CELL, 3)
         return jnp.swapaxes(grid, 2, 3).reshape(x.shape)
 

@@ -57,12 +57,6 @@ def kind_of(shape: int, colour: int) -> int:
     return shape * len(COLOURS) + colour
 
 
-def name_of(kind: int) -> str:
-    """Such as "red circle"."""
-    shape, colour = divmod(kind, len(COLOURS))
-    return f"{COLOURS[colour]} {SHAPES[shape]}"
-
-
 def _depth(shape: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """How far inside a shape of radius 1 points are; negative outside."""
     radius = np.hypot(y, x)
