@@ -34,7 +34,7 @@ class Training:
     """Everything that the weights depend on."""
 
     small: Optimisation = Optimisation(steps=12_000, batch=64, learning_rate=2e-3, weight_decay=0.0)
-    large: Optimisation = Optimisation(steps=12_000, batch=64, learning_rate=1e-3, weight_decay=0.0)
+    large: Optimisation = Optimisation(steps=8_000, batch=64, learning_rate=1e-3, weight_decay=0.0)
     contrastive: Optimisation = Optimisation(
         steps=3_000, batch=128, learning_rate=1e-3, weight_decay=1e-2
     )

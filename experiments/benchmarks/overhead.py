@@ -1,9 +1,10 @@
 """Search overhead: wall time of a search over that of its bare network and verifier calls.
 
     python -m experiments.benchmarks.overhead --repeats 7
+    python -m experiments.benchmarks.overhead --model scenes --num_prompts 8 --repeats 3
 
-Time: about 10 minutes on 2 CPU cores. The bar is a ratio of 1.05 for every searcher with the
-embedded default on CPU; results/overhead_cpu.md has what was seen.
+Time: about 10 minutes each on 2 CPU cores. The bar is a ratio of 1.05 for every searcher on CPU;
+results/overhead_cpu.md has what was seen, of both models in the package.
 
 What a search calls is counted while it runs: how often the network, which solver step, and how
 often the decoder and the verifier, at which batch. The bare program makes the same calls of
@@ -23,7 +24,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsearch
-from experiments import common
+from experiments import common, scenes_common
 from jaxsearch.core.noise import fold_in_each, fresh, realise
 from jaxsearch.core.plan import plan
 from jaxsearch.core.search import search
-from jaxsearch.core.types import Array, Problem, Prompts, Searcher, Solver
+from jaxsearch.core.types import Array, Problem, Prompts, Searcher, Solver, Value
 from jaxsearch.core.value import lookahead, solver_estimate
 from jaxsearch.searchers import (
     beam,
@@ -69,6 +70,10 @@ SEARCHERS: dict[str, Searcher] = {
     "evolution(schedule=(0, 4, 8))": evolution(schedule=(0, 4, 8)),
     "markov_chain(injected=True)": markov_chain(injected=True),
     "cross_entropy()": cross_entropy(),
+}
+GUIDES = {
+    "digits": ("classifier", "brightness", "compressibility"),
+    "scenes": ("alignment",),
 }
 EVERY_GUIDE = 3  # the first so many searchers are measured under every guide, the rest under one
 
@@ -146,6 +151,24 @@ class Calls(Counter[tuple[str, int, int]]):
         return found
 
 
+def digits(num_prompts: int) -> tuple[Prompts, Callable[[str, Value], Problem]]:
+    """The digits' prompts, and their problem under a guide, 18 steps of Heun."""
+    verifiers = {verifier.name: verifier for verifier in common.guides()}
+
+    def made(guide: str, value: Value) -> Problem:
+        return common.problem(verifiers[guide], value=value)
+
+    return common.prompts(num_prompts), made
+
+
+def scenes(num_prompts: int) -> tuple[Prompts, Callable[[str, Value], Problem]]:
+    """The scenes' prompts, and their problem under a guide, 20 steps of the flow's SDE."""
+    return scenes_common.captions(num_prompts).prompts, scenes_common.problem
+
+
+MODELS = {"digits": digits, "scenes": scenes}
+
+
 def bare_program(num_prompts: int, *, sampling: bool) -> Callable[..., Array]:
     """A function `(problem, prompts, rounds by batch) -> number` of a search's bare calls.
 
@@ -218,23 +241,25 @@ def seconds(program: Callable[..., object], *arguments: object) -> float:
 
 
 def main(
+    model: Literal["digits", "scenes"] = "digits",
     num_prompts: int = 36,
     repeats: int = 7,
-    guides: tuple[str, ...] = ("classifier", "brightness", "compressibility"),
+    guides: tuple[str, ...] | None = None,
     only: tuple[str, ...] = (),
 ) -> None:
     """Prints the table.
 
     Args:
+        model: whose network is called.
         num_prompts: prompts searched at once.
         repeats: timed runs of each program.
-        guides: which verifiers to guide by, one after another.
+        guides: which verifiers to guide by, one after another; null: those of the experiments.
         only: names of searchers; none are all.
     """
-    prompts = common.prompts(num_prompts)
-    verifiers = {verifier.name: verifier for verifier in common.guides()}
+    prompts, made = MODELS[model](num_prompts)
+    guides = GUIDES[model] if guides is None else guides
     table = Table(
-        title=f"{num_prompts} prompts, T = 18, {jax.devices()[0].device_kind} "
+        title=f"{model}, {num_prompts} prompts, {jax.devices()[0].device_kind} "
         f"({jax.device_count()} device), {platform.machine()}, jax {jax.__version__}, "
         f"jaxsearch {jaxsearch.__version__}"
     )
@@ -249,7 +274,7 @@ def main(
         for guide in guides if number < EVERY_GUIDE else guides[:1]:
             # As in experiments/equal_passes.py.
             value = lookahead() if searcher.name in ("paths", "halving") else solver_estimate()
-            problem, called = common.problem(verifiers[guide], value=value), Calls()
+            problem, called = made(guide, value), Calls()
             called.of(searcher, problem, prompts)
             calls = called.rounds(problem.solver)
             jax.clear_caches()
