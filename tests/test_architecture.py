@@ -34,10 +34,12 @@ MAY_IMPORT = {
         "searchers",
     ],
     "models": ["core.types", "core.checks", "core.prediction", "core.process", "models"],
-    "verifiers": ["core.types", "core.checks", "core.reuse", "models", "verifiers"],
-    "zoo": ["core", "solvers", "models", "verifiers", "zoo"],
+    "metrics": ["core.types", "core.checks", "core.reuse", "metrics"],
+    "verifiers": ["core.types", "core.checks", "core.reuse", "metrics", "models", "verifiers"],
+    "zoo": ["core", "solvers", "metrics", "models", "verifiers", "zoo"],
     "runs": [
-        *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),
+        *("core", "solvers", "searchers", "metrics", "models", "verifiers", "zoo", "parallel"),
+        "runs",
     ],
     "sweeps": [
         *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),
@@ -45,7 +47,7 @@ MAY_IMPORT = {
     ],
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}
-FLAX_FREE = ("core", "solvers", "searchers")
+FLAX_FREE = ("core", "solvers", "searchers", "metrics")
 OPTAX_IN = ("searchers",)
 
 

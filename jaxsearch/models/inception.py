@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +170,17 @@ _STEM: tuple[tuple[str, int, int, int, int, bool], ...] = (
     ("Conv2d_4a_3x3", 80, 192, 3, 1, False),
 )
 _FEATURES = 2048
+_SPATIAL, _SPATIAL_CHANNELS = "Mixed_6d", 7
+"""ADM's evaluator reads 7 channels of TensorFlow's `mixed_6/conv`, the first branch of this block.
+"""
+
+
+class Outputs(NamedTuple):
+    """What ADM's evaluator reads of the network; float32."""
+
+    features: Array  # [n, 2048] means of the last block
+    spatial: Array  # [n, 17 * 17 * 7] of 7 channels in the middle, pixel by pixel
+    logits: Array  # [n, num_classes] without the last bias
 
 
 def _pooled(x: Array, kind: str) -> Array:
@@ -234,16 +245,30 @@ class Inception(nnx.Module):
             setattr(self, name, Block(make, narrower, inputs, table, paths, pool))
         self.fc = make.linear(_FEATURES // narrower, config.num_classes)
 
+    def outputs(self, x: Array) -> Outputs:
+        """Images as for `features` -> all that metrics are made of."""
+        features, middle = self._pass(x)
+        # One branch once more: the compiler sees that it is there already.
+        spatial = getattr(self, _SPATIAL).branch1x1(middle)[..., :_SPATIAL_CHANNELS]
+        logits = features.astype(self.dtype) @ self.fc.kernel[...]
+        flat = spatial.astype(jnp.float32).reshape(len(x), -1)
+        return Outputs(features, flat, logits.astype(jnp.float32))
+
     def features(self, x: Array) -> Array:
         """Images [n,h,w,3] in [-1,1], of 299x299 pixels -> means of the last block, [n,2048]."""
-        h = x.astype(self.dtype)
+        return self._pass(x)[0]
+
+    def _pass(self, x: Array) -> tuple[Array, Array]:
+        """The features, and what goes into the block `_SPATIAL`."""
+        h = middle = x.astype(self.dtype)
         for name, *_ in _STEM:
             h = getattr(self, name)(h)
             if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
                 h = _pooled(h, "halve")
         for name, *_ in _BLOCKS:
+            middle = h if name == _SPATIAL else middle
             h = getattr(self, name)(h)
-        return jnp.mean(h.astype(jnp.float32), axis=(1, 2))
+        return jnp.mean(h.astype(jnp.float32), axis=(1, 2)), middle
 
     def __call__(self, x: Array) -> Array:
         """Images as for `features` -> logits [n,num_classes] float32."""

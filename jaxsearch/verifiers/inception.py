@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.models.configs import read_text
-from jaxsearch.models.inception import InceptionConfig, build, from_pytorch_fid
+from jaxsearch.models.inception import InceptionConfig, Outputs, build, from_pytorch_fid
 from jaxsearch.models.layers import compute_type
 from jaxsearch.models.loading import abstract_module, functional, loaded_once
 from jaxsearch.models.state_dict import load_state_dict
@@ -70,15 +70,42 @@ def inception(
         Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016; Salimans et
         al., Improved Techniques for Training GANs, 2016.
     """
-    for setting, value, known in (("resize", resize, _RESIZES), ("path", path, PATHS)):
-        if value not in known:
-            raise ValueError(f"{setting} is {value!r}: pass {' or '.join(map(repr, known))}")
+    _check_ways(resize, path)
     type_ = compute_type(dtype)
     params = _params(str(weights), CONFIG, type_)
     labels = _of_labels(str(label_map), CONFIG.num_classes)
     order = (*labels, *sorted(set(range(CONFIG.num_classes)) - set(labels)))
     apply = _logits(CONFIG, type_, order, resize, bool(bias), path)
     return classifier_probability("inception", apply, params, num_labels=len(labels))
+
+
+def inception_outputs(
+    *, weights: str, resize: str = "tensorflow", path: Path = "8bit", dtype: str = "float32"
+) -> tuple[Callable[[PyTree, Array], Outputs], PyTree]:
+    """All that metrics are made of: `(params, images [n,h,w,c] in [0,1]) -> Outputs`, and params.
+
+    Arguments are those of `inception`, and so are the weights in memory.
+
+    Raises:
+        ValueError: if the file is missing, or holds something else; if a setting cannot be.
+    """
+    _check_ways(resize, path)
+    type_ = compute_type(dtype)
+    return _outputs(CONFIG, type_, resize, path), _params(str(weights), CONFIG, type_)
+
+
+@functools.cache
+def _outputs(
+    config: InceptionConfig, dtype: Any, resize: str, path: Path
+) -> Callable[[PyTree, Array], Outputs]:
+    network = functional(build(config, dtype), "outputs")
+    return lambda params, images: network(params, prepared(images, resize, path))
+
+
+def _check_ways(resize: str, path: str) -> None:
+    for setting, value, known in (("resize", resize, _RESIZES), ("path", path, PATHS)):
+        if value not in known:
+            raise ValueError(f"{setting} is {value!r}: pass {' or '.join(map(repr, known))}")
 
 
 def prepared(images: Array, resize: str, path: Path) -> Array:

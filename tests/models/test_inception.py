@@ -112,6 +112,8 @@ class Reference:
                 h = self.a(h, f"Mixed_5{letter}", pool)
             h = self.b(h, "Mixed_6a")
             for letter, inner in zip("bcde", (128, 160, 160, 192), strict=True):
+                if letter == "d":
+                    self.spatial = self.unit(h, "Mixed_6d.branch1x1", 192)[:, :7].numpy()
                 h = self.c(h, f"Mixed_6{letter}", inner // self.narrower * self.narrower)
             h = self.d(h, "Mixed_7a")
             h = self.e(h, "Mixed_7b", self.mean)
@@ -135,7 +137,7 @@ def case(tmp_path_factory):
     features, logits = reference(x)
     path = tmp_path_factory.mktemp("inception") / "pt_inception.pth"
     torch.save(reference.weights, path)
-    return path, x, features, logits
+    return path, x, features, logits, reference.spatial
 
 
 def loaded(path, dtype=jnp.float32):
@@ -149,12 +151,12 @@ def error(found, wanted):
 
 def test_it_computes_what_the_layers_say(case):
     """Kills: a pool that counts its padding; a mean in the last block; an epsilon; two branches
-    changed for each other; a bias that is left out, or is not."""
-    path, x, features, logits = case
+    changed for each other; a bias that is left out, or is not; channels before pixels."""
+    path, x, features, logits, spatial = case
     params = loaded(path)
 
     def outputs(params, x):
-        methods = ("features", "__call__", "without_bias")
+        methods = ("features", "__call__", "without_bias", "outputs")
         return [jax.jit(functional(build(NARROW), method))(params, x) for method in methods]
 
     found = jax.jit(outputs)(params, jnp.asarray(x))
@@ -162,10 +164,14 @@ def test_it_computes_what_the_layers_say(case):
     assert error(found[1], logits) < 2e-5
     bias = np.asarray(params["fc"]["bias"])
     assert error(found[2], logits - bias) < 2e-5
+    assert error(found[3].features, features) < 2e-5
+    assert error(found[3].logits, logits - bias) < 2e-5
+    # Pixel by pixel, as TensorFlow has them.
+    assert error(found[3].spatial, spatial.transpose(0, 2, 3, 1).reshape(len(x), -1)) < 2e-5
 
 
 def test_half_precision_stays_near(case):
-    path, x, _, logits = case
+    path, x, _, logits, _ = case
     found = jax.jit(functional(build(NARROW, jnp.bfloat16)))(
         loaded(path, jnp.bfloat16), jnp.asarray(x)
     )
