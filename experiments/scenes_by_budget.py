@@ -6,7 +6,7 @@ Time: about 20 minutes on 2 CPU cores. Expected: experiments/results/scenes_by_b
 curves.png}.
 
 The searchers of `scenes_common.METHODS` under the learnt alignment, each at the largest size that
-never exceeds 160 to 2560 network passes a caption (4 to 64 plain samples); what they raise, and
+never exceeds 160 to 1280 network passes a caption (4 to 32 plain samples); what they raise, and
 whether the pictures are right.
 """
 
@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 
 from experiments.scenes_common import METHODS, PLAIN_PASSES, SAMPLER, Sheet, draw, problem
 
-BUDGETS = (160, 640, 2560)
+BUDGETS = (160, 640, 1280)
 
 
 def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
@@ -41,7 +41,9 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
             except ValueError as error:  # too dear
                 sheet.refused(error, method=name, budget=budget)
             else:
-                rows.append(sheet.row(searcher, problem_, method=name, budget=budget, size=size))
+                rows.append(
+                    sheet.row(searcher, problem_, method=name, guide="alignment", size=size)
+                )
         return rows
 
     plain = found("random", (PLAIN_PASSES,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,11 +191,22 @@ class Sheet:
         output: a folder that has no results yet; a killed run in it goes on.
         num_prompts: captions, the tasks in turn.
         seeds: searches of each caption.
+        timed: whether seconds are kept too, which mean little on a machine that does more.
+        population: what else is said of all pictures together.
     """
 
-    def __init__(self, output: Path, num_prompts: int, seeds: int) -> None:
+    def __init__(
+        self,
+        output: Path,
+        num_prompts: int,
+        seeds: int,
+        *,
+        timed: bool = False,
+        population: Callable[[np.ndarray], dict[str, float]] = lambda images: {},
+    ) -> None:
         self.captions = captions(num_prompts)
-        self.output, self.seeds = output, seeds
+        self.output, self.seeds, self.timed = output, seeds, timed
+        self._population = population
         self._rows = common.Rows(output, self.captions.prompts, seeds)
         self._lines: list[list[object]] = []
         self._head: list[str] = []
@@ -210,9 +221,14 @@ class Sheet:
             ValueError: if the parts do not go together.
         """
         prompts = self.captions.prompts if prompts is None else prompts
-        row = self._rows.get(
-            lambda: measure(searcher, problem, prompts, self.seeds)[0]._asdict(), **name
-        )
+
+        def measured() -> dict[str, Any]:
+            found, images = measure(searcher, problem, prompts, self.seeds)
+            all_of_them = found._asdict() | {"population": self._population(np.concatenate(images))}
+            untimed = {key: value for key, value in all_of_them.items() if "seconds" not in key}
+            return all_of_them if self.timed else untimed
+
+        row = self._rows.get(measured, **name)
         exact = np.asarray(row["scores"]["exact"]).reshape(self.seeds, -1)
         rates = {task: exact[:, self.captions.tasks == task].mean() for task in scenes.TASKS}
         columns = {
@@ -220,7 +236,8 @@ class Sheet:
             "passes": row["passes"],
             **{task: f"{rate:.2f}" for task, rate in rates.items()},
             **{one: common.shown(row["scores"][one]) for one in WATCHED},
-            "ms": f"{1000 * row['seconds']:.0f}",
+            **{key: f"{value:.3f}" for key, value in row["population"].items()},
+            **({"ms": f"{1000 * row['seconds']:.0f}"} if self.timed else {}),
         }
         self._head = list(columns)
         self._lines.append(list(columns.values()))
@@ -234,10 +251,10 @@ class Sheet:
 
     def write(self, conditions: str) -> None:
         """The table, below the conditions of its searches."""
+        timed = " and ms (compiled, all searched at once)" if self.timed else ""
         title = (
-            f"{common.conditions(len(self.captions.texts), self.seeds)}; {conditions}. By task: "
-            "the share that is exactly right; exact: that of all. Passes and ms (compiled, all "
-            "searched at once) are of one caption."
+            f"{common.conditions(len(self.captions.texts), self.seeds)}; {conditions}. By task: the"
+            f" share that is exactly right; exact: that of all. Passes{timed} are of one caption."
         )
         table = common.table(self._head, self._lines)
         (self.output / "table.md").write_text(f"{title}\n\n{table}")

@@ -21,17 +21,17 @@ from jsonargparse import auto_cli
 
 from experiments.scenes_common import METHODS, SAMPLER, Sheet, problem
 
-STEPS = (5, 10, 20, 40)
+STEPS = (10, 20, 40)
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "zero-order": [
-        *({"neighbours": number} for number in (2, 4, 8, 15)),
-        *({"step": cosine} for cosine in (0.5, 0.8, 0.99)),
+        *({"neighbours": number} for number in (2, 4, 8)),
+        *({"step": cosine} for cosine in (0.5, 0.99)),
     ],
     "search over paths": [
         *({"paths": number} for number in (1, 2, 4)),
         *(
             {"level": 0.15, "forward": forward, "backward": forward + 0.15}
-            for forward in (0.3, 0.5, 0.7)
+            for forward in (0.3, 0.5)
         ),
     ],
     "epsilon-greedy": [

@@ -6,7 +6,7 @@ Time: about 10 minutes on 2 CPU cores. Expected: experiments/results/scenes_size
 curves.png}.
 
 The question of Ma et al. 2025, section 5.3 (SiT-L with search against SiT-XL; PixArt-Sigma against
-FLUX). The best of 1 to 64 candidates of the small model and of 1 to 16 of the large one, chosen by
+FLUX). The best of 1 to 32 candidates of the small model and of 1 to 8 of the large one, chosen by
 the learnt alignment and by the exact check (graded), against the FLOPs of all network passes,
 decodes and verifier calls, as `jaxsearch plan` counts them.
 """
@@ -23,8 +23,8 @@ from jaxsearch.zoo import scenes
 from jaxsearch.zoo.scenes.load import Size
 
 CANDIDATES: dict[Size, tuple[int, ...]] = {
-    "small": (1, 2, 4, 8, 16, 32, 64),
-    "large": (1, 2, 4, 8, 16),
+    "small": (1, 2, 4, 8, 16, 32),
+    "large": (1, 2, 4, 8),
 }
 
 
