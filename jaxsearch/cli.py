@@ -247,10 +247,11 @@ def _plan(arguments: list[str]) -> int:
     if request.free is not None:
         config = with_budget(config, request.free)
         print(f"within the budget: {request.free} {config.searcher.settings[request.free]}\n")
-    built, mesh = build(config), mesh_of(request.execution.devices)
-    config, said = with_microbatch(config, built, 1 if mesh is None else mesh.size)
+    execution = request.execution
+    built, mesh = build(config), mesh_of(execution.devices, execution.model_devices)
+    config, said = with_microbatch(config, built, mesh)
     price = plan(built.searcher, built.problem, built.prompts, microbatch=config.microbatch)
-    more = further(request.planning, config, built, price, 1 if mesh is None else mesh.size)
+    more = further(request.planning, config, built, price, mesh, execution.model_devices)
     print_plan(Console(), price, len(config.prompts), more)
     if said:
         print(f"\n{said}")

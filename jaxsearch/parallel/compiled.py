@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxsearch.core.evaluate import PARTICLE_AXIS
 from jaxsearch.core.search import search
 from jaxsearch.core.types import Problem, Prompts, Searcher
+from jaxsearch.parallel.devices import mesh_over, part_of
 
 HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """GiB of one chip, by the generations of TPU that a topology may name."""
@@ -68,6 +67,7 @@ def compiled_for(
     prompts: Prompts,
     *,
     microbatch: int | None = None,
+    model: int = 1,
 ) -> Compiled:
     """Compiles a whole search for devices, its particles divided among them, and runs nothing.
 
@@ -77,16 +77,22 @@ def compiled_for(
         problem: as of `search`; shapes are enough for its weights.
         prompts: [P].
         microbatch: particles run at once over all devices.
+        model: devices that share one copy of the weights.
+
+    Raises:
+        ValueError: if the devices cannot be divided so.
     """
-    axes = (AxisType.Auto,)
-    mesh = Mesh(np.asarray(devices).reshape(-1), (PARTICLE_AXIS,), axis_types=axes)
+    if len(devices) % model:
+        raise ValueError(f"model_devices is {model}, which does not divide {len(devices)} devices")
+    mesh = mesh_over(devices, model=model)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
+    def shape(leaf: Any, sharding: NamedSharding = everywhere) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    of_key, of_problem, of_prompts = jax.tree.map(shape, (key, problem, prompts))
+    of_key, of_prompts = jax.tree.map(shape, (key, prompts))
+    of_problem = jax.tree.map(lambda leaf: shape(leaf, part_of(leaf, mesh)), problem)
     lowered = search.lower(
         of_key, searcher, of_problem, of_prompts, microbatch=microbatch, mesh=mesh
     )
@@ -95,7 +101,7 @@ def compiled_for(
     assert memory is not None, "a backend without a compiler"
     assert text is not None
     return Compiled(
-        len(mesh.devices),
+        mesh.size,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,

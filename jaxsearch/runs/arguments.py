@@ -28,12 +28,13 @@ from jaxsearch.zoo.verifiers import FILES, PUBLISHED, located
 
 
 class Execution(NamedTuple):
-    """How a run is carried out; none of it changes the result."""
+    """How a run is carried out; none of it changes the result by more than rounding."""
 
     output: str | None = None
     checkpoint_seconds: float = 30.0
     compilation_cache: str | None = None
     devices: int | None = None
+    model_devices: int = 1
     quiet: bool = False
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxsearch.core.budget import largest
 from jaxsearch.core.early import keep_estimate
@@ -33,6 +34,7 @@ from jaxsearch.core.types import (
     Solver,
     Verifier,
 )
+from jaxsearch.parallel import num_model_devices, num_particle_devices
 from jaxsearch.runs import components
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
@@ -207,7 +209,7 @@ def _device_bytes() -> int | None:
     return there
 
 
-def with_microbatch(config: Config, built: Built, devices: int) -> tuple[Config, str]:
+def with_microbatch(config: Config, built: Built, mesh: Mesh | None) -> tuple[Config, str]:
     """The config with as many particles at once as fit, if it leaves that open.
 
     Returns:
@@ -219,7 +221,8 @@ def with_microbatch(config: Config, built: Built, devices: int) -> tuple[Config,
     searcher, problem, prompts = built.searcher, built.problem, built.prompts
     needed = memory(searcher, problem, prompts, reports=built.reports)
     particles = num_particles(searcher, problem, prompts)
-    microbatch = fitting(needed, particles, there, devices)
+    needed = needed._replace(weights=needed.weights // num_model_devices(mesh))
+    microbatch = fitting(needed, particles, there, num_particle_devices(mesh))
     if microbatch is None:
         return config, ""
     return dataclasses.replace(config, microbatch=microbatch), (

@@ -23,14 +23,14 @@ from jaxsearch.runs.interruption import Interruption
 from jaxsearch.runs.progress import CompileClock, Pace
 
 
-def mesh_of(devices: int | None) -> Mesh | None:
-    """The mesh that `--devices` asks for.
+def mesh_of(devices: int | None, model_devices: int = 1) -> Mesh | None:
+    """The mesh that `--devices` and `--model-devices` ask for.
 
     Raises:
-        UserError: if there are not so many.
+        UserError: if there are not so many, or they cannot be divided so.
     """
     with explained("devices"):
-        return particle_mesh(devices)
+        return particle_mesh(devices, model=model_devices)
 
 
 @dataclasses.dataclass

@@ -6,9 +6,11 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxsearch.core.plan import Plan
 from jaxsearch.core.types import Array, Denoiser, Prompts, PyTree
+from jaxsearch.parallel import num_particle_devices
 from jaxsearch.parallel.compiled import HBM, Compiled, compiled_for, topology_devices
 from jaxsearch.runs.arguments import Planning
 from jaxsearch.runs.build import Built
@@ -19,7 +21,12 @@ _TIMED = 3  # calls of the network
 
 
 def further(
-    planning: Planning, config: Config, built: Built, price: Plan, devices: int
+    planning: Planning,
+    config: Config,
+    built: Built,
+    price: Plan,
+    mesh: Mesh | None,
+    model_devices: int,
 ) -> dict[str, str]:
     """The lines that are asked for, by their names.
 
@@ -28,24 +35,27 @@ def further(
         config: of the search.
         built: of it.
         price: of it.
-        devices: that it would run on here.
+        mesh: that it would run on here.
+        model_devices: that share one copy of the weights, here or of a topology.
 
     Raises:
         UserError: if there is no such topology, or nothing can be compiled for it here.
     """
     found: dict[str, str] = {}
+    devices = 1 if mesh is None else mesh.size
     if planning.topology is not None:
         with explained("topology"):
             there = topology_devices(planning.topology)
             compiled = compiled_for(
-                there, built.searcher, built.problem, built.prompts, microbatch=config.microbatch
-            )
+                there, built.searcher, built.problem, built.prompts,
+                microbatch=config.microbatch, model=model_devices,
+            )  # fmt: skip
         found["topology"] = _memory(planning.topology, compiled)
         devices = compiled.devices
     rate, source = (planning.rate or 0.0) * 1e12, "as stated"
     if planning.measure:
         at_once = min(config.microbatch or price.particles, price.particles)
-        own = max(at_once // (1 if planning.topology else devices), 1)
+        own = max(at_once // (1 if planning.topology else num_particle_devices(mesh)), 1)
         rate = measured_rate(built.problem.denoiser, built.prompts, own, price)
         source = f"measured on this {jax.local_devices()[0].platform}"
     if rate:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
-from jaxsearch.parallel import replicated
+from jaxsearch.parallel import divided, num_model_devices, replicated
 from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build, files, with_microbatch
 from jaxsearch.runs.checkpoint import Checkpoints
@@ -44,12 +44,12 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
         UserError: if the config makes no sense or the folder is taken; nothing is written then.
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
-    mesh = mesh_of(execution.devices)
+    mesh = mesh_of(execution.devices, execution.model_devices)
     built = build(config)
     folder = claim(path)
     with owned(path):
         claim(path)  # whoever came first has begun by now
-        config, said = with_microbatch(config, built, 1 if mesh is None else mesh.size)
+        config, said = with_microbatch(config, built, mesh)
         if said:
             console.print(said, highlight=False)
         write_atomic(folder.config, config.to_yaml())
@@ -66,7 +66,7 @@ def resume_run(
         UserError: if there is no such run, it is in use or its checkpoint is damaged.
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
-    folder, mesh = existing(path), mesh_of(execution.devices)
+    folder, mesh = existing(path), mesh_of(execution.devices, execution.model_devices)
     with owned(path):
         if folder.summary.exists():
             summary = read_summary(folder)
@@ -103,6 +103,8 @@ def _carry_out(
     with Interruption(console) as interruption, CompileClock() as clock:
         job = _search(config, built, folder, execution, console, clock, interruption, mesh)
         config = _as_it_ran(config, job)
+        if num_model_devices(mesh) > 1:
+            built = job.built  # whose weights no device has whole
         result = result_of(job.reached)
         summary = write_results(config, built, folder, result, job.seconds)
     total = time.monotonic() - begun
@@ -132,7 +134,7 @@ def _search(
     mesh: Mesh | None,
 ) -> Job:
     """The search, finished."""
-    problem, prompts = replicated((built.problem, built.prompts), mesh)
+    problem, prompts = divided(built.problem, mesh), replicated(built.prompts, mesh)
     job = Job(
         built=built._replace(problem=problem),
         key=built.key,

@@ -47,6 +47,12 @@ EXECUTION = {
         None,
         "devices to search on, which changes no result. null: all accelerators, or the CPU",
     ),
+    "model_devices": Setting(
+        int,
+        1,
+        "devices that share one copy of the weights and compute a sample together, for models that "
+        "one cannot hold; results then differ by rounding",
+    ),
     "checkpoint_seconds": Setting(float, 30.0, "how often a long search is saved, at most"),
     "compilation_cache": Setting(
         str | None, None, "folder of compiled programs, shared by all runs. null: the user's cache"

@@ -39,6 +39,7 @@ class SweepRequest(NamedTuple):
     process: int | None
     processes: int | None
     devices: int | None
+    model_devices: int
     checkpoint_seconds: float
     compilation_cache: str | None
     quiet: bool
@@ -65,6 +66,9 @@ def parse_sweep(argv: Sequence[str]) -> SweepRequest:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many share the units")
     parser.add_argument("--devices", type=int, help=EXECUTION["devices"].help)
+    parser.add_argument(
+        "--model-devices", type=int, default=1, help=EXECUTION["model_devices"].help
+    )
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=30.0,
         help="how often a long unit is saved, at most (default: 30)",

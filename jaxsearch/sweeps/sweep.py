@@ -19,7 +19,7 @@ from jaxsearch.core.evaluate import judge
 from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
 from jaxsearch.core.types import Array, Cost, Prompts, SearchResult
-from jaxsearch.parallel import replicated
+from jaxsearch.parallel import divided, replicated
 from jaxsearch.runs import components
 from jaxsearch.runs.build import Built, build, files, with_budget, with_microbatch
 from jaxsearch.runs.checkpoint import Checkpoints
@@ -50,10 +50,11 @@ class Share(NamedTuple):
 
 
 class SweepOptions(NamedTuple):
-    """How a sweep is carried out; none of it changes the result."""
+    """How a sweep is carried out; none of it changes the result by more than rounding."""
 
     share: Share = Share()
     devices: int | None = None
+    model_devices: int = 1
     checkpoint_seconds: float = 30.0
     quiet: bool = False
 
@@ -61,7 +62,13 @@ class SweepOptions(NamedTuple):
 def options_of(request: SweepRequest) -> SweepOptions:
     """How the command line wants a sweep to be carried out."""
     share = Share(request.process or 0, request.processes or 1)
-    return SweepOptions(share, request.devices, request.checkpoint_seconds, request.quiet)
+    return SweepOptions(
+        share,
+        request.devices,
+        request.model_devices,
+        request.checkpoint_seconds,
+        request.quiet,
+    )
 
 
 class Task(NamedTuple):
@@ -96,7 +103,8 @@ def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console)
         UserError: if the folder is of another sweep, or in use; if a model's files have changed.
         SweepInterruptedError: on Ctrl-C or SIGTERM, once what is under way is saved.
     """
-    mesh, folder, manifest = mesh_of(options.devices), SweepFolder(path), manifest_of(sweep)
+    mesh = mesh_of(options.devices, options.model_devices)
+    folder, manifest = SweepFolder(path), manifest_of(sweep)
     with working(folder, manifest, *options.share):
         first = options.share.process == 0
         check_versions(folder.versions, versions(_files(sweep)), console if first else None)
@@ -348,8 +356,7 @@ class _Workshop:
         """What units of the same program share."""
         built = self.built(unit)
         if self._shared is None:
-            devices = 1 if self._mesh is None else self._mesh.size
-            config, said = with_microbatch(self.config(unit), built, devices)
+            config, said = with_microbatch(self.config(unit), built, self._mesh)
             if said:
                 self._console.print(said, highlight=False)
             particles = num_particles(built.searcher, built.problem, built.prompts)
@@ -363,10 +370,10 @@ _PROMPTS_KEPT = 8
 
 
 def _on_all(part: Any, mesh: Mesh | None) -> Any:
-    """A model or a verifier with its weights on all devices."""
+    """A model or a verifier with its weights on the devices."""
     if isinstance(part, Model):
-        denoiser, decoder = replicated((part.denoiser, part.decoder), mesh)
+        denoiser, decoder = divided((part.denoiser, part.decoder), mesh)
         return part._replace(denoiser=denoiser, decoder=decoder)
     if isinstance(part, Prompted | Early):
         return part._replace(verifier=_on_all(part.verifier, mesh))
-    return replicated(part, mesh)
+    return divided(part, mesh)
