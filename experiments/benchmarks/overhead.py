@@ -1,7 +1,7 @@
 """Search overhead: wall time of a search over that of its bare network and verifier calls.
 
-    python -m experiments.benchmarks.overhead --repeats 7
-    python -m experiments.benchmarks.overhead --model scenes --num_prompts 8 --repeats 3
+    python -m experiments.benchmarks.overhead
+    python -m experiments.benchmarks.overhead --model scenes --num_prompts 8 --repeats 5
 
 Time: about 10 minutes each on 2 CPU cores. The bar is a ratio of 1.05 for every searcher on CPU;
 results/overhead_cpu.md has what was seen, of both models in the package.
@@ -11,8 +11,9 @@ often the decoder and the verifier, at which batch. The bare program makes the s
 network, decoder and verifier at the same batch in compiled loops; each call reads what the one
 before it wrote, so that none can be left out. The sampling program takes the same solver steps
 instead of the network calls inside them, each with a fresh noise: what a sampler spends that
-searches for nothing. All programs run in turn in one process, and a ratio is that of the fastest of
-`repeats` runs: other work on the machine only ever adds time. Compile time is from the traced
+searches for nothing. All programs run in turn in one process, `repeats` times; a ratio is taken
+within a turn, and the table has the median over the turns and the quartiles around it. Seconds are
+medians too. Compile time is from the traced
 program to the executable, with no cache. `gradient` is not here: the way back through the network
 has no bare counterpart that does not depend on what is kept.
 """
@@ -240,10 +241,15 @@ def seconds(program: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - begin
 
 
+def quartiles(runs: np.ndarray) -> np.ndarray:
+    """Of runs [repeats, 3] the quartiles [2, 3] of the first over the second and the third."""
+    return np.quantile(runs[:, :1] / runs[:, 1:], (0.25, 0.5, 0.75), axis=0).T
+
+
 def main(
     model: Literal["digits", "scenes"] = "digits",
     num_prompts: int = 36,
-    repeats: int = 7,
+    repeats: int = 15,
     guides: tuple[str, ...] | None = None,
     only: tuple[str, ...] = (),
 ) -> None:
@@ -293,11 +299,12 @@ def main(
                 [seconds(run, *given) for run, given in zip(programs, arguments, strict=True)]
                 for _ in range(repeats)
             ]
-            searched, bare, sampled = np.min(runs, axis=0)
+            searched, bare, sampled = np.median(runs, axis=0)
+            ratios = [f"{q[1]:.3f} ({q[0]:.2f}-{q[2]:.2f})" for q in quartiles(np.asarray(runs))]
             passes = plan(searcher, problem, prompts).cost.network_passes
             table.add_row(
                 name, guide, str(passes), f"{searched:.3f}", f"{bare:.3f}",
-                f"{searched / bare:.3f}", f"{sampled:.3f}", f"{searched / sampled:.3f}",
+                ratios[0], f"{sampled:.3f}", ratios[1],
                 *(f"{s:.1f}" for s in compiling[:2]),
             )  # fmt: skip
     Console(width=160).print(table)
