@@ -87,6 +87,30 @@ def test_scores_are_those_of_transformers_on_the_published_pictures(reference, w
         np.testing.assert_allclose(row["scores"]["aesthetic"]["found"], rating.item(), atol=2e-4)
 
 
+def test_pick_score_is_that_of_transformers_on_the_published_pictures(reference, work):
+    """Its vocabulary lies elsewhere, and another CLIP's words beside its own.
+
+    Kills: the scale left out, or taken as it is; prompts read with the other's prefix; a vocabulary
+    that the run does not note.
+    """
+    model, folder, _ = reference
+    (work / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (work / "bare" / name).symlink_to(folder / "clip" / name)
+    more = ["--verifiers.pick_score.weights", "bare", "--verifiers.pick_score.tokenizer", "clip"]
+    more += ["--report", "clip_score", *CLIP, "--verifiers.clip_score.form", "clip_score"]
+    assert search("--guide", "pick_score", *more, "--output", "run") == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"pick_score/weights/config.json", "pick_score/tokenizer/vocab.json"} <= set(noted)
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        picture = embedding(model, work / "run" / "images" / f"found_{index:04d}.png")
+        text = words(model, folder / "clip", row["prompt"])
+        cosine = picture @ text / np.linalg.norm(picture) / np.linalg.norm(text)
+        wanted = model.logit_scale.exp().item() * cosine
+        np.testing.assert_allclose(row["scores"]["pick_score"]["found"], wanted, atol=2e-5)
+
+
 def test_classes_are_those_of_transformers_on_the_published_pictures(reference, work):
     """Kills: classes in another order; a template left out; directions of any length averaged."""
     model, folder, _ = reference
@@ -221,6 +245,14 @@ def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
         ),
         (["--guide", "clip_score", "clip_score", *CLIP], "guide names clip_score twice"),
         (["--guide", "siglip_score"], "give those of google/siglip-so400m-patch14-384"),
+        (["--guide", "pick_score"], "give those of yuvalkirstain/PickScore_v1"),
+        (
+            [
+                *("--guide", "pick_score", "--verifiers.pick_score.weights", "clip"),
+                *("--verifiers.pick_score.tokenizer", "nowhere"),
+            ],
+            "there is no file or folder nowhere",
+        ),
         (["--guide", "adm_classifier"], "adm_classifier comes without weights"),
     ],
 )
