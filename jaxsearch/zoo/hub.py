@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from jaxsearch.models.bert_tokenizer import VOCABULARY
 from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.names import INDEX, OF_DIFFUSERS, OF_TRANSFORMERS, WeightsFile
 
@@ -15,7 +16,7 @@ Kind = Literal["pipeline", "encoder", "tokenizer"]
 _CONFIGS: dict[Kind, tuple[str, ...]] = {
     "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
     "encoder": (*("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX, *FILES),),
-    "tokenizer": FILES,
+    "tokenizer": (VOCABULARY, *FILES),
 }
 _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
     "pipeline": {

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxsearch.models import open_clip
+from jaxsearch.models import image_reward, open_clip
 from jaxsearch.models.adm import AdmConfig
 from jaxsearch.models.adm_classifier import PUBLISHED as ADM_CLASSIFIERS
+from jaxsearch.models.blip import BlipTextConfig, BlipVisionConfig
 from jaxsearch.models.clip import ClipConfig
 from jaxsearch.models.clip_text import ClipTextConfig
 from jaxsearch.models.clip_vision import ClipVisionConfig
@@ -20,6 +21,9 @@ from tests.models import classifiers
 from tests.models.pipelines import END, START, vocabulary, write_tokenizer
 from tests.models.published import written
 from tests.models.test_adm_classifier import Reference as AdmReference
+from tests.models.test_bert_tokenizer import SIZE as BERT_SIZE
+from tests.models.test_bert_tokenizer import write_vocabulary
+from tests.models.test_image_reward import saved as save_image_reward
 from tests.models.test_inception import NARROW
 from tests.models.test_inception import Reference as InceptionReference
 from tests.models.test_open_clip import saved as save_open_clip
@@ -45,6 +49,10 @@ OPEN_CLIP = ClipConfig(
     vision=ClipVisionConfig(**_IMAGES, hidden_act="gelu"),
     projection_dim=FEATURES,
     end=None,
+)
+
+IMAGE_REWARD = image_reward.ImageRewardConfig(
+    BlipVisionConfig(**_IMAGES), BlipTextConfig(**_ENCODER, vocab_size=BERT_SIZE)
 )
 
 
@@ -131,6 +139,10 @@ def write_all(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, dict[str, An
     (folder / "classes.txt").write_text("".join(f"the {name}\n" for name in "abcdefghij"))
     patch.setattr(open_clip, "VIT_H_14", OPEN_CLIP)
     save_open_clip(folder / "hps.pt", OPEN_CLIP)
+    patch.setattr(image_reward, "PUBLISHED", IMAGE_REWARD)
+    save_image_reward(folder / "image_reward.pt", IMAGE_REWARD)
+    (folder / "bert").mkdir()
+    write_vocabulary(folder / "bert")
     patch.setitem(ADM_CLASSIFIERS, "64x64_classifier", _ADM)
     tensors = AdmReference(_ADM).weights
     torch.save({key: torch.from_numpy(one) for key, one in tensors.items()}, folder / "adm.pt")
@@ -156,6 +168,7 @@ def write_all(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, dict[str, An
         "dinov2_classifier": {"weights": at["dinov2"]},
         "hps": {"weights": at["hps"], "tokenizer": at["clip"]},
         "hps antialiased": {"weights": at["hps"], "tokenizer": at["clip"], "antialias": True},
+        "image_reward": {"weights": at["image_reward"], "tokenizer": at["bert"]},
         "inception": {"weights": at["inception"], "label_map": at["map"]},
         "pick_score": {"weights": at["clip"]},
         "self_supervised": {"weights": at["dinov2"]},
@@ -181,6 +194,7 @@ NAMES = (
     "dinov2_classifier",
     "hps",
     "hps antialiased",
+    "image_reward",
     "inception",
     "pick_score",
     "self_supervised",

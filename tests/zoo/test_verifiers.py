@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from jaxsearch import cli
-from jaxsearch.models import open_clip
+from jaxsearch.models import image_reward, open_clip
 from jaxsearch.zoo.verifiers import PUBLISHED
+from tests.models import test_bert_tokenizer as bert
+from tests.models.test_image_reward import saved as save_image_reward
 from tests.models.test_open_clip import saved as save_open_clip
 from tests.zoo import checkpoints
 from tests.zoo.checkpoints import FEATURES, LENGTH, SIDE
@@ -167,6 +169,36 @@ def test_prompts_of_hps_are_cleaned_as_open_clip_does(reference, work, monkeypat
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_image_reward_is_that_of_transformers_on_the_published_pictures(work, monkeypatch):
+    """By the BLIP classes of transformers, its tokenizer and Pillow; prompts of several lengths.
+
+    Kills: prompts that are read at another length or with their padding; pictures of another
+    preprocessing; a vocabulary that the run does not note.
+    """
+    monkeypatch.setattr(image_reward, "PUBLISHED", checkpoints.IMAGE_REWARD)
+    model = save_image_reward(work / "ImageReward.pt", checkpoints.IMAGE_REWARD)
+    (work / "bert").mkdir()
+    bert.write_vocabulary(work / "bert")
+    few = ["--searcher", "best_of_n", "--searcher.candidates", "2", "--schedule.num_steps", "4"]
+    more = ["--verifiers.image_reward.weights", "ImageReward.pt", "--report", "brightness"]
+    more += ["--verifiers.image_reward.tokenizer", "bert", "--quiet", "--output", "run"]
+    prompts = ["a red circle", "a blue star to the left of a red circle"]
+    given = ["search", "--model", "scenes", "--prompts", *prompts, "--guide", "image_reward"]
+    assert cli.main([*given, *few, *more]) == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"image_reward/weights/ImageReward.pt", "image_reward/tokenizer/vocab.txt"} <= set(noted)
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    for index, row in enumerate(rows):
+        picture = Image.open(work / "run" / "images" / f"found_{index:04d}.png").convert("RGB")
+        x = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
+        x = torch.from_numpy(((x - mean) / std).transpose(2, 0, 1)[None]).float()
+        ids = torch.as_tensor(bert.wanted(work / "bert", [row["prompt"]], 35))
+        found = row["scores"]["image_reward"]["found"]
+        np.testing.assert_allclose(found, model(x, ids).item(), atol=2e-5)
+
+
 def test_classes_are_those_of_transformers_on_the_published_pictures(reference, work):
     """Kills: classes in another order; a template left out; directions of any length averaged."""
     model, folder, _ = reference
@@ -301,6 +333,18 @@ def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
         ),
         (["--guide", "clip_score", "clip_score", *CLIP], "guide names clip_score twice"),
         (["--guide", "siglip_score"], "give those of google/siglip-so400m-patch14-384"),
+        (["--guide", "image_reward"], "comes without weights: give those of ImageReward.pt"),
+        (
+            ["--guide", "image_reward", "--verifiers.image_reward.weights", "head.pth"],
+            "image_reward comes without a vocabulary: give the folder or id of one",
+        ),
+        (
+            [
+                *("--guide", "image_reward", "--verifiers.image_reward.weights", "head.pth"),
+                *("--verifiers.image_reward.tokenizer", "clip"),
+            ],
+            "clip/vocab.txt: no such file",
+        ),
         (["--guide", "hps"], "hps comes without weights: give those of HPS_v2.1_compressed.pt"),
         (
             ["--guide", "hps", "--verifiers.hps.weights", "head.pth"],

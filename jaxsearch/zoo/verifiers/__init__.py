@@ -14,6 +14,7 @@ from jaxsearch.zoo.verifiers.aesthetic import aesthetic
 from jaxsearch.zoo.verifiers.clip_score import clip_score
 from jaxsearch.zoo.verifiers.dinov2_classifier import dinov2_classifier
 from jaxsearch.zoo.verifiers.hps import hps
+from jaxsearch.zoo.verifiers.image_reward import image_reward
 from jaxsearch.zoo.verifiers.pick_score import pick_score
 from jaxsearch.zoo.verifiers.prompted import FILES, Early, Prompted, files_of, located
 from jaxsearch.zoo.verifiers.self_supervised import self_supervised
@@ -26,6 +27,7 @@ PUBLISHED: dict[str, Callable[..., Any]] = {
     "clip_score": clip_score,
     "dinov2_classifier": dinov2_classifier,
     "hps": hps,
+    "image_reward": image_reward,
     "inception": inception,
     "pick_score": pick_score,
     "self_supervised": self_supervised,
