@@ -35,6 +35,7 @@ MAY_IMPORT = {
     ],
     "models": ["core.types", "core.checks", "core.prediction", "core.process", "models"],
     "verifiers": ["core.types", "core.checks", "core.reuse", "models", "verifiers"],
+    "graders": ["core", "graders"],
     "zoo": ["core", "solvers", "models", "verifiers", "zoo"],
     "runs": [
         *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from jaxsearch.core.gradients import differentiable
-from jaxsearch.runs.images import to_pixels
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.verifiers.resize import (
     IMAGENET_MEAN,
     IMAGENET_STD,
