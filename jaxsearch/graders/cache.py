@@ -1,11 +1,12 @@
-"""Grades that were given before, in memory or in a file that several searches share."""
+"""Grades that were given before, in memory and in a file that several searches share."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
-import threading
+from collections.abc import Iterator
 
 from jaxsearch.graders.types import Grade
 
@@ -17,39 +18,54 @@ class Cache:
     """Grades by key (`pictures.key_of`); failures are never kept.
 
     Args:
-        path: of an SQLite file, which is made where there is none; None: in memory, for as long as
-            this lives.
+        path: of an SQLite file, which is made where there is none; None: in memory alone, for as
+            long as this lives.
 
     Raises:
         ValueError: if it cannot be opened. The message names it.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._path, self._lock = os.fspath(path or ":memory:"), threading.Lock()
-        try:
-            self._file = sqlite3.connect(self._path, timeout=_SECONDS, check_same_thread=False)
-            with self._file:
-                self._file.execute(
+        self._path = None if path is None else os.fspath(path)
+        self._kept: dict[str, Grade] = {}
+        if self._path is not None:
+            with self._file() as file:
+                file.execute(
                     "create table if not exists grades "
                     "(key text primary key, score real not null, details text not null)"
                 )
-        except sqlite3.Error as error:
-            raise ValueError(f"cannot keep grades in {self._path}: {error}") from error
 
     def get(self, key: str) -> Grade | None:
-        """The grade that is kept under a key, asked for 0 times; None where there is none."""
-        with self._lock:
-            row = self._file.execute(
-                "select score, details from grades where key = ?", (key,)
-            ).fetchone()
-        return None if row is None else Grade(row[0], json.loads(row[1]), 0)
+        """The grade that is kept under a key, asked for 0 times; None where there is none.
+
+        Raises:
+            ValueError: if the file cannot be read any more.
+        """
+        if key not in self._kept and self._path is not None:
+            with self._file() as file:
+                found = file.execute("select score, details from grades where key = ?", (key,))
+                for score, details in found:
+                    self._kept[key] = Grade(score, json.loads(details), 0)
+        return self._kept.get(key)
 
     def put(self, key: str, grade: Grade) -> None:
-        """Keeps a grade, for good once this returns."""
-        row = key, float(grade.score), json.dumps(dict(grade.details))
-        with self._lock, self._file:
-            self._file.execute("insert or replace into grades values (?, ?, ?)", row)
+        """Keeps a grade; in the file, where there is one, once this returns.
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        Raises:
+            ValueError: if the file cannot be written any more.
+        """
+        self._kept[key] = grade._replace(attempts=0)
+        if self._path is not None:
+            row = key, float(grade.score), json.dumps(dict(grade.details))
+            with self._file() as file:
+                file.execute("insert or replace into grades values (?, ?, ?)", row)
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection]:
+        """The file, open for one transaction."""
+        assert self._path is not None
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=_SECONDS)) as file, file:
+                yield file
+        except sqlite3.Error as error:
+            raise ValueError(f"cannot keep grades in {self._path}: {error}") from error

@@ -9,7 +9,7 @@ import pytest
 
 from jaxsearch import cli, zoo
 from jaxsearch.zoo import hub
-from jaxsearch.zoo.verifiers.prompted import tokenizer_folder
+from jaxsearch.zoo.verifiers.prompted import files_of, located, tokenizer_folder
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")
@@ -88,6 +88,12 @@ def test_of_a_vocabulary_no_weights_are_fetched(tmp_path, monkeypatch):
     patterns = fake.call_args.kwargs["allow_patterns"]
     assert {"vocab.json", "merges.txt", "tokenizer.json"} <= set(patterns)
     assert not any(one.endswith((".safetensors", ".bin")) for one in patterns)
+    (tmp_path / "vocab.txt").write_text("[CLS]")
+    assert files_of("tokenizer", "owner/name@main") == {"vocab.txt": tmp_path / "vocab.txt"}
+    assert located("tokenizer", "owner/name@main") == "owner/name@main"
+    fake.assert_called_once()
+    files_of("weights", "owner/name@main")
+    assert "model.safetensors" in fake.call_args_list[1].kwargs["allow_patterns"]
 
 
 def failure(kind, monkeypatch):
