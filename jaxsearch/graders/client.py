@@ -278,7 +278,8 @@ def _is_mapping(value: Any) -> bool:
 
 def _hang_up(connected: socket.socket) -> None:
     try:
-        connected.shutdown(socket.SHUT_RDWR)
+        # Not that of an encrypted one, which would take its state from under whoever reads.
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
     except OSError:
         return  # it is closed already
 
