@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "models": ["core.types", "core.checks", "core.prediction", "core.process", "models"],
     "metrics": ["core.types", "core.checks", "core.reuse", "metrics"],
     "verifiers": ["core.types", "core.checks", "core.reuse", "metrics", "models", "verifiers"],
+    "graders": ["core", "graders"],
     "zoo": ["core", "solvers", "metrics", "models", "verifiers", "zoo"],
     "runs": [
         *("core", "solvers", "searchers", "metrics", "models", "verifiers", "zoo", "parallel"),

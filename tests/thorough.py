@@ -25,8 +25,10 @@ THOROUGH = {
     r"test_host::test_host_scores.*\[(paths_uneven|mcts_stops|rollover)\]",
     r"test_smc::test_weighted_particles.*\[settings(0|1|3)\]",
     r"test_verifier_laws::.*\[(clip_score of Ma|zero_shot prob|self_supervised by|aesthetic 2)",
+    r"test_verifier_laws::.*\[hps anti",
     r"test_verifier_laws::test_(how_far|thousands|sides)",
     r"test_verifiers::test_scores_are_those_of_transformers.*\[clip_score\]",
+    r"test_verifiers::test_hps_is_the.*\[True\]",
     r"test_a_trajectory_is_that_of_diffusers\[1\]",
     # The same at another size.
     r"test_it_is_the_largest_that_is_never_above\[paths\]",

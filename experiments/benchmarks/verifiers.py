@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.verifiers --only '["clip-b-32"]' --batch 8
 
-Time: about a minute a network on 2 CPU cores, and up to 5 GB of memory. Full-size networks with
+Time: about a minute a network on 2 CPU cores, and up to 8 GB of memory. Full-size networks with
 random weights, float32, both in one process and in turn, so that other work on the machine meets
 both. Here one compiled program takes images of 512x512 pixels through the 8-bit path and the
 network; there Pillow resizes each, PyTorch runs the network eagerly. `path` is the part of the
@@ -11,6 +11,7 @@ time here that goes by preprocessing. It needs the `test` extra.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +25,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from jaxsearch.models import clip, clip_text, clip_vision, convnext, dinov2, resnet, siglip, vit
+from jaxsearch.models import (
+    clip,
+    clip_text,
+    clip_vision,
+    convnext,
+    dinov2,
+    image_reward,
+    resnet,
+    siglip,
+    vit,
+)
 from jaxsearch.models.loading import functional, parameters
 from jaxsearch.verifiers.resize import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
 from jaxsearch.zoo.verifiers.encoders import CLIP_MEAN, CLIP_STD, DINOV2_SHORT_SIDE
@@ -39,6 +50,7 @@ class Pair(NamedTuple):
     build: Callable[[nnx.Rngs], nnx.Module]
     wanted: Preprocessing
     reference: Callable[[], Callable[[Any], Any]]  # takes [n, c, h, w]
+    more: Callable[[int], tuple[Any, ...]] = lambda num: ()  # what ours is given beside n images
 
 
 def _clip(**vision: Any) -> Pair:
@@ -69,6 +81,50 @@ def _clip_large() -> Pair:
         patch_size=14, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
         num_attention_heads=16,
     )  # fmt: skip
+
+
+def _clip_huge() -> Pair:
+    return _clip(
+        patch_size=14, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
+        num_attention_heads=16, hidden_act="gelu",
+    )  # fmt: skip
+
+
+def _image_reward() -> Pair:
+    """With a prompt of 20 tokens, padded to 35."""
+    config = image_reward.PUBLISHED
+    ids = np.where(np.arange(35) < 20, np.arange(1000, 1035), -1).astype(np.int32)
+
+    def reference() -> Callable[[Any], Any]:
+        import torch
+        import transformers
+
+        vision, text = (dataclasses.asdict(one) for one in (config.vision, config.text))
+        seeing = transformers.BlipVisionModel(transformers.BlipVisionConfig(**vision)).eval()
+        settings = transformers.BlipTextConfig(**text, encoder_hidden_size=1024)
+        reading = transformers.BlipTextModel(settings, add_pooling_layer=False).eval()
+        tokens = torch.from_numpy(ids)[None].long()
+
+        def run(x: Any) -> Any:
+            seen = seeing(pixel_values=x).last_hidden_state
+            own = tokens.expand(len(x), -1)
+            read = reading(
+                input_ids=own.clamp(min=0),
+                attention_mask=(own >= 0).long(),
+                encoder_hidden_states=seen,
+                encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
+            )
+            return read.last_hidden_state[:, 0]
+
+        return run
+
+    wanted = Preprocessing(224, 224, "bicubic", CLIP_MEAN, CLIP_STD)
+    return Pair(
+        lambda rngs: image_reward.ImageReward(config, rngs=rngs),
+        wanted,
+        reference,
+        lambda num: (jnp.asarray(np.broadcast_to(ids, (num, 35))),),
+    )
 
 
 def _siglip() -> Pair:
@@ -115,6 +171,8 @@ def _of_torchvision(build: Callable[[nnx.Rngs], nnx.Module], name: str) -> Pair:
 NETWORKS: dict[str, Callable[[], Pair]] = {
     "clip-b-32": _clip_base,
     "clip-l-14": _clip_large,
+    "clip-h-14": _clip_huge,
+    "image-reward": _image_reward,
     "siglip-b-16": _siglip,
     "dinov2-b-14": _dinov2,
     "resnet50": lambda: _of_torchvision(resnet.build(resnet.PUBLISHED["resnet50"]), "ResNet"),
@@ -162,13 +220,15 @@ def main(batch: int = 8, repeats: int = 3, only: tuple[str, ...] = tuple(NETWORK
     for name in only:
         pair = NETWORKS[name]()
         weights, network = parameters(pair.build(nnx.Rngs(0))), functional(pair.build)
-        wanted = pair.wanted
+        wanted, more = pair.wanted, pair.more(batch)
 
-        def whole(weights: Any, images: Any, network: Any = network, wanted: Any = wanted) -> Any:
-            return network(weights, preprocess(images, wanted))
+        def whole(
+            weights: Any, images: Any, *more: Any, network: Any = network, wanted: Any = wanted
+        ) -> Any:
+            return network(weights, preprocess(images, wanted), *more)
 
         begin = time.perf_counter()
-        compiled = jax.jit(whole).lower(weights, images).compile()
+        compiled = jax.jit(whole).lower(weights, images, *more).compile()
         compile_seconds = time.perf_counter() - begin
         alone, ready = jax.jit(network), preprocess(images, wanted)
         reference = pair.reference()
@@ -176,9 +236,9 @@ def main(batch: int = 8, repeats: int = 3, only: tuple[str, ...] = tuple(NETWORK
         with torch.no_grad():
             for turn in range(repeats + 1):  # the first of each warms up
                 marks = [time.perf_counter()]
-                jax.block_until_ready(compiled(weights, images))
+                jax.block_until_ready(compiled(weights, images, *more))
                 marks.append(time.perf_counter())
-                jax.block_until_ready(alone(weights, ready))
+                jax.block_until_ready(alone(weights, ready, *more))
                 marks.append(time.perf_counter())
                 reference(by_pillow(levels, wanted))
                 marks.append(time.perf_counter())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,6 +26,17 @@ from jaxsearch.core.types import (
     SearchState,
     Verifier,
 )
+
+
+class Graded(NamedTuple):
+    """Scores of the host, where not every verifier was asked about every image."""
+
+    scores: np.ndarray  # [n, V]; not finite where a verifier failed or was not asked
+    asked: np.ndarray  # [n, V] bool: what counts as a verifier call
+
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray | Graded]
+"""`(images [n,h,w,c] float32 in [0,1], prompt ids [n]) -> [n]`, `[n, V]` or `Graded`."""
 
 
 def _turn(
@@ -86,23 +99,25 @@ def _with_verifiers(problem: Problem, num: int) -> Problem:
 
 
 def _asked(
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    score: Score,
     proposal: Proposal,
     images: np.ndarray,
     ids: np.ndarray,
     num_verifiers: int,
-) -> np.ndarray:
-    """The scores [P, K, V] of images [P, K, ...]; those of candidates that rest are not asked for.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores [P, K, V] of images [P, K, ...], and how many of each prompt's [P] were asked for.
 
-    Where all rest nobody is asked, and `num_verifiers` says how many there are.
+    Those of candidates that rest are not asked for. Where all rest nobody is asked, and
+    `num_verifiers` says how many there are.
     """
     shape = images.shape[:2]
     wanted = np.ones(shape, bool) if proposal.steps is None else np.asarray(proposal.steps) > 0
     number = int(wanted.sum())
     if not number:
-        return np.full((*shape, num_verifiers), -np.inf, np.float32)
+        return np.full((*shape, num_verifiers), -np.inf, np.float32), np.zeros(len(ids), np.int32)
     asked, owners = images[wanted], np.broadcast_to(ids[:, None], shape)[wanted]
-    found = np.asarray(score(asked, owners), np.float32)
+    said = score(asked, owners)
+    found = np.asarray(said.scores if isinstance(said, Graded) else said, np.float32)
     if found.shape[:1] != (number,) or found.ndim > 2:
         raise ValueError(
             f"score returned the shape {found.shape} for images {asked.shape}: return one "
@@ -111,7 +126,17 @@ def _asked(
     found = found.reshape((number, -1))
     scores = np.full((*shape, found.shape[1]), -np.inf, np.float32)
     scores[wanted] = found
-    return scores
+    counted = np.ones(found.shape, bool)
+    if isinstance(said, Graded):
+        counted = np.asarray(said.asked, bool)
+        if counted.shape != found.shape:
+            raise ValueError(
+                f"score returned scores of the shape {found.shape} and asked {counted.shape}: "
+                "both are [n, V]"
+            )
+    calls = np.zeros(shape, np.int32)
+    calls[wanted] = counted.sum(axis=1)
+    return scores, calls.sum(axis=1, dtype=np.int32)
 
 
 def search_on_host(
@@ -119,7 +144,7 @@ def search_on_host(
     searcher: Searcher,
     problem: Problem,
     prompts: Prompts,
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    score: Score,
     *,
     state: SearchState | None = None,
     microbatch: int | None = None,
@@ -133,7 +158,9 @@ def search_on_host(
     Args:
         score: `(images [n,h,w,c] float32 in [0,1], prompt ids [n]) -> [n]` or `[n,V]`, of the
             images that the round wants scored: prompt by prompt, and none of candidates that rest.
-            The objective's decoder and aggregate are used; its own verifiers are not asked.
+            One that is not finite is a failure and never wins. Where not all verifiers were asked
+            about all images it gives a `Graded`, and calls are counted by that. The objective's
+            decoder and aggregate are used; its own verifiers are not asked.
         state: where to go on; None begins.
 
     The other arguments are those of `search`.
@@ -159,7 +186,7 @@ def search_on_host(
             proposal, child, images, spent = _propose(
                 key, problem, prompts, state, microbatch=microbatch, mesh=mesh, **static
             )
-            scores = _asked(score, proposal, np.asarray(images), ids, state.scores.shape[1])
+            scores, calls = _asked(score, proposal, np.asarray(images), ids, state.scores.shape[1])
             if state.scores.shape[1] != scores.shape[2]:
                 if done:
                     raise ValueError(
@@ -168,7 +195,9 @@ def search_on_host(
                     )
                 # The first round tells how many verifiers there are.
                 state = begin(key, searcher, _with_verifiers(problem, scores.shape[2]), prompts)
-            spent = judged(spent, proposal, scores.shape[2])
+            spent = judged(spent, proposal, scores.shape[2])._replace(
+                verifier_calls=jnp.asarray(calls)
+            )
             state = _conclude(
                 key, problem, prompts, state, proposal, child, scores, spent, **static
             )

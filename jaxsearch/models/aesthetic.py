@@ -59,7 +59,9 @@ def load_aesthetic_head(path: str | os.PathLike[str]) -> AestheticHead:
             The message names it.
     """
     tensors = read_state_dict(path)
-    weight, bias = affine(_layers(tensors, path))
+    weight, bias = affine(
+        linear_layers(tensors, _LAYOUTS, source=path, what="linear aesthetic predictor")
+    )
     encoder = "siglip" if any("scoring_head" in key for key in tensors) else "clip"
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():
@@ -85,18 +87,36 @@ def affine(layers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
     return weight, bias
 
 
-def _layers(
-    tensors: Mapping[str, np.ndarray], source: str | os.PathLike[str]
+def linear_layers(
+    tensors: Mapping[str, np.ndarray],
+    layouts: Mapping[str, tuple[int, ...]],
+    *,
+    source: str | os.PathLike[str],
+    what: str,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The layers of a file, the first first."""
-    for prefix, places in _LAYOUTS.items():
+    """Linear layers that are applied after each other to one number, the first first.
+
+    Args:
+        tensors: no others than theirs.
+        layouts: what may stand before the layers' numbers, and these.
+        source: where they are from, for messages.
+        what: they are, for messages.
+
+    Returns:
+        Weight [out, in] and bias [out] of each.
+
+    Raises:
+        ValueError: if they have other keys, do not fit each other, or have values that are not
+            finite floats. The message names it.
+    """
+    for prefix, places in layouts.items():
         names = [(f"{prefix}.{place}.weight", f"{prefix}.{place}.bias") for place in places]
         if {name for pair in names for name in pair} == set(tensors):
             break
     else:
         raise ValueError(
-            f"{source} is no linear aesthetic predictor: it has the keys "
-            f"{', '.join(sorted(tensors)[:3])} ..., not those of {' or '.join(_LAYOUTS)}"
+            f"{source} is no {what}: it has the keys "
+            f"{', '.join(sorted(tensors)[:3])} ..., not those of {' or '.join(layouts)}"
         )
     width: int | None = None
     for pair in names:

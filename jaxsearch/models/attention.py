@@ -14,12 +14,20 @@ _MOST_CHANNELS = 128
 """Of a head that cuDNN takes on every GPU that it has flash attention for."""
 
 
-def attention(query: Array, key: Array, value: Array, *, causal: bool = False) -> Array:
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    causal: bool = False,
+    lengths: Array | None = None,
+) -> Array:
     """Softmax attention of heads [n, length, heads, channels].
 
     Scaled by `1 / sqrt(channels)` (Vaswani et al. 2017, equation 1); the softmax is in float32.
     Keys and values may have another length than the queries. Where it is causal, a place sees
-    itself and those before it only.
+    itself and those before it only. Of `lengths` [n] int32, from 1, keys and values beyond are seen
+    by nobody.
 
     In bfloat16 and on NVIDIA's GPUs it is cuDNN's flash attention, which never has all pairs of
     places in memory, unless a head has more than 128 channels or a number of them that 8 does not
@@ -28,7 +36,12 @@ def attention(query: Array, key: Array, value: Array, *, causal: bool = False) -
     # JAX's own function promotes bfloat16 inside.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
-            query, key, value, is_causal=causal, implementation=implementation(query)
+            query,
+            key,
+            value,
+            is_causal=causal,
+            key_value_seq_lengths=lengths,
+            implementation=implementation(query),
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxsearch.core.checks import check_count
@@ -237,9 +238,30 @@ def load_clip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Lo
     """
     config = clip_config(read_config(folder))
     tensors = without_places(read_weights(folder, OF_TRANSFORMERS))
-    dtype = compute_type(dtype)
+    source = weights_path(folder, OF_TRANSFORMERS)
+    return clip_of_tensors(config, tensors, source=source, dtype=compute_type(dtype))
+
+
+def clip_of_tensors(
+    config: ClipConfig,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    source: str | os.PathLike[str],
+    dtype: Any,
+) -> LoadedClip:
+    """A CLIP of tensors under the names of `transformers`.
+
+    Args:
+        config: what it is made of.
+        tensors: all of its weights, in PyTorch's layout.
+        source: where they are from, for messages.
+        dtype: as of `load_clip`.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown or of another shape. The message names it.
+    """
     module = abstract_module(lambda rngs: Clip(config, dtype=dtype, rngs=rngs))
-    params = load_state_dict(module, tensors, source=weights_path(folder, OF_TRANSFORMERS))
+    params = load_state_dict(module, tensors, source=source)
     scale = params.pop("logit_scale")
     images = {name: params.pop(name) for name in ("vision_model", "visual_projection")}
     return LoadedClip(config, images, params, scale)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.core.replay import retrace
 from jaxsearch.core.types import Array, Legs, Noise, Problem, Prompts, Verifier
 from jaxsearch.core.watch import Tried, fingerprint, watch
@@ -23,7 +24,6 @@ from jaxsearch.parallel import replicated
 from jaxsearch.runs.build import Built, Made, build, look_by
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.driving import mesh_of
-from jaxsearch.runs.images import to_pixels
 from jaxsearch.runs.publish import plain_recipes
 
 

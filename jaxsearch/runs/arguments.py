@@ -133,7 +133,7 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         settings = dict(verifiers.get(name, {}))
         if name in PUBLISHED:  # a run may be taken up or replayed from anywhere
             with explained(name):
-                settings |= {key: located(settings[key]) for key in FILES if settings.get(key)}
+                settings |= {key: located(key, settings[key]) for key in FILES if settings.get(key)}
         return Component(name, settings)
 
     prompts = cycled(full["prompts"], found["num_prompts"])

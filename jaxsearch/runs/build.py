@@ -101,7 +101,7 @@ def files(config: Config) -> dict[str, Path]:
         if part.name in PUBLISHED:
             for key in FILES:
                 given = part.settings.get(key)
-                read = files_of(given) if given else {}
+                read = files_of(key, given) if given else {}
                 found |= {f"{part.name}/{key}/{name}": path for name, path in read.items()}
     return found
 

@@ -20,11 +20,6 @@ _LEGEND = "above: the prompt. left: plain sample, right: found by the search. be
 _BETTER, _WORSE = "#1a7f37", "#b3261e"
 
 
-def to_pixels(images: np.ndarray) -> np.ndarray:
-    """Float images in [0, 1] as uint8, rounded to the nearest level; NaN is black."""
-    return np.floor(np.clip(np.nan_to_num(images), 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
 def image_name(kind: str, index: int) -> str:
     """The file name of the `index`-th picture of a kind ("plain" or "found")."""
     return f"{kind}_{index:04d}.png"

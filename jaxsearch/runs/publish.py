@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.evaluate import combined
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.core.replay import plain_noise
 from jaxsearch.core.types import Cost, Legs, Noise, SearchResult
 from jaxsearch.runs.build import Built, Made, make_again
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import RunFolder
-from jaxsearch.runs.images import contact_sheet, image_name, to_pixels, write_png
+from jaxsearch.runs.images import contact_sheet, image_name, write_png
 from jaxsearch.runs.plots import curves_dict, curves_of, plot_curves
 from jaxsearch.runs.recipes import read_recipes, write_recipes
 from jaxsearch.runs.records import Scores, cost_dict, finite, record, summary_of_scores, write_lines

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.core.types import Noise
 from jaxsearch.runs.arguments import resolve_file
 from jaxsearch.runs.build import Built, build, files, make_again
@@ -14,7 +15,7 @@ from jaxsearch.runs.config import Config
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import read_json
 from jaxsearch.runs.folder import RunFolder, changed_files, existing, make_empty, versions
-from jaxsearch.runs.images import image_name, read_png, to_pixels, write_png
+from jaxsearch.runs.images import image_name, read_png, write_png
 from jaxsearch.runs.recipes import read_recipes
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.core.types import Cost, SearchResult
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import write_atomic
-from jaxsearch.runs.images import png_of, to_pixels
+from jaxsearch.runs.images import png_of
 from jaxsearch.runs.recipes import recipe_files
 from jaxsearch.runs.records import finite
 from jaxsearch.sweeps.units import Unit

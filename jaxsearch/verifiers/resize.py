@@ -16,6 +16,7 @@ taps of a filter.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ import numpy as np
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array
+from jaxsearch.models.position_grid import antialiased_cubic, cubic
 from jaxsearch.verifiers.jpeg import to_uint8
 
 Filter = Literal["bicubic", "bilinear"]
@@ -91,6 +93,70 @@ def preprocess(images: Array, wanted: Preprocessing, path: Path = "8bit") -> Arr
     Raises:
         ValueError: if there are other channels, or no pixels; if `wanted` or `path` cannot be.
     """
+    _check_images(images, path)
+    _, height, width, _ = images.shape
+    passes = _passes(height, width, wanted)
+    if path == "8bit":
+        found = _through_levels(to_uint8(images), passes).astype(jnp.float32) / 255
+    else:
+        found = _through_floats(images.astype(jnp.float32), passes)
+    return _normalised(images, found, wanted.mean, wanted.std)
+
+
+def preprocess_whole(
+    images: Array,
+    size: int,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    antialias: bool,
+    path: Path = "8bit",
+) -> Array:
+    """Images whole in a square: the longer side becomes `size`, and black stands beside the rest.
+
+    They are resized after they became floats: torchvision's `resize` of a tensor, bicubic, which
+    rounds nothing and keeps what overshoots. Sides become `round(side * size / longest)`, halves to
+    even, and of an odd number of black lines one more is below or on the right, as HPS v2 has it.
+
+    Args:
+        images: float32 [n,h,w,c] in [0,1], c = 1 (grey, repeated to three channels) or 3.
+        size: of the square, static.
+        mean: by channel, of pictures in [0, 1]; subtracted, from black too.
+        std: by channel; divided by.
+        antialias: static. Whether the filter is widened where an image shrinks, and is Pillow's, as
+            in torchvision from 0.17 on; otherwise four pixels make one, with the sharper filter
+            that torchvision had before.
+        path: `"8bit"` rounds to the levels of a file before, and has no gradient; `"float"` rounds
+            nothing.
+
+    Returns:
+        float32 [n,size,size,3]. An image with a pixel that is not finite is NaN throughout.
+
+    Raises:
+        ValueError: if there are other channels, or no pixels, or one side of none were left; if
+            `path` cannot be.
+    """
+    _check_images(images, path)
+    check_count("size", size)
+    inner = images.shape[1:3]
+    outer = [round(side * size / max(inner)) for side in inner]
+    if not min(outer):
+        raise ValueError(
+            f"images of {inner[0]}x{inner[1]} pixels would have no side left at {size}: pass "
+            "wider ones"
+        )
+    found = to_uint8(images).astype(jnp.float32) / 255 if path == "8bit" else _clipped(images)
+    filter = antialiased_cubic if antialias else cubic
+    for axis in (2, 1):
+        before, after = inner[axis - 1], outer[axis - 1]
+        if max(inner) != size:  # otherwise nothing is resized
+            found = _product(found, axis, filter(before, after, before / after))
+    spare = [size - side for side in outer]
+    beside = [(0, 0), *((one // 2, one - one // 2) for one in spare), (0, 0)]
+    return _normalised(images, jnp.pad(found, beside), mean, std)
+
+
+def _check_images(images: Array, path: Path) -> None:
     _, height, width, channels = images.shape
     if channels not in (1, 3) or not height * width:
         raise ValueError(
@@ -98,16 +164,15 @@ def preprocess(images: Array, wanted: Preprocessing, path: Path = "8bit") -> Arr
         )
     if path not in PATHS:
         raise ValueError(f"{path=} is unknown: pass '8bit' or 'float'")
-    passes = _passes(height, width, wanted)
-    if path == "8bit":
-        found = _through_levels(to_uint8(images), passes).astype(jnp.float32) / 255
-    else:
-        found = _through_floats(images.astype(jnp.float32), passes)
-    if channels == 1:
+
+
+def _normalised(images: Array, found: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """What became of images, in three channels with the mean and deviation of a training."""
+    if found.shape[-1] == 1:
         found = jnp.repeat(found, 3, axis=-1)
-    mean, std = (np.asarray(one, np.float32)[None, None, None] for one in (wanted.mean, wanted.std))
+    shift, scale = (np.asarray(one, np.float32)[None, None, None] for one in (mean, std))
     finite = jnp.all(jnp.isfinite(images), axis=(1, 2, 3), keepdims=True)
-    return jnp.where(finite, (found - mean) / std, jnp.nan)
+    return jnp.where(finite, (found - shift) / scale, jnp.nan)
 
 
 def resize(images: Array, height: int, width: int, filter: Filter = "bicubic") -> Array:
@@ -295,7 +360,12 @@ def _float_pass(images: Array, one: _Pass) -> Array:
     """One pass over floats, as a matrix product."""
     matrix = np.zeros((len(one.place), one.inner))
     np.add.at(matrix, (np.arange(len(matrix))[:, None], one.place), one.weight)
-    term = "nhwc,oh->nowc" if one.axis == 1 else "nhwc,ow->nhoc"
+    return _product(images, one.axis, matrix)
+
+
+def _product(images: Array, axis: int, matrix: np.ndarray) -> Array:
+    """Places along an axis of images as sums over those before, by a matrix [after, before]."""
+    term = "nhwc,oh->nowc" if axis == 1 else "nhwc,ow->nhoc"
     exact = jax.lax.Precision.HIGHEST  # accelerators otherwise round the factors to fewer digits
     return jnp.einsum(term, images, jnp.asarray(matrix, jnp.float32), precision=exact)
 

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers and encoders of transformers from the Hugging Face hub, by their id."""
+"""Pipelines, encoders and vocabularies from the Hugging Face hub, by their id."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from jaxsearch.models.bert_tokenizer import VOCABULARY
 from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.names import INDEX, OF_DIFFUSERS, OF_TRANSFORMERS, WeightsFile
 
-Kind = Literal["pipeline", "encoder"]
+Kind = Literal["pipeline", "encoder", "tokenizer"]
 
 _CONFIGS: dict[Kind, tuple[str, ...]] = {
     "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
     "encoder": (*("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX, *FILES),),
+    "tokenizer": (VOCABULARY, *FILES),
 }
 _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
     "pipeline": {
@@ -24,6 +26,7 @@ _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
         "text_encoder": OF_TRANSFORMERS,
     },
     "encoder": {".": OF_TRANSFORMERS},
+    "tokenizer": {},
 }
 """By part of a repository: its file of weights. Nothing else is read."""
 

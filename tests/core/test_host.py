@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsearch.core.host import search_on_host
+from jaxsearch.core.host import Graded, search_on_host
 from jaxsearch.core.search import result_of, search
 from tests import cases, toys
 
@@ -61,6 +61,9 @@ def test_a_host_verifier_that_fails_or_returns_nonsense():
     problem, prompts = toys.problem(cases.solvers()["ddim"]), toys.prompts(2)
     with pytest.raises(ValueError, match=r"score returned the shape \(2,\) for images \(8, 4, 4"):
         list(search_on_host(key, one, problem, prompts, lambda images, ids: np.zeros(2)))
+    wrong = Graded(np.zeros((8, 2)), np.ones((8, 1), bool))
+    with pytest.raises(ValueError, match=r"scores of the shape \(8, 2\) and asked \(8, 1\)"):
+        list(search_on_host(key, one, problem, prompts, lambda images, ids: wrong))
     *_, last = search_on_host(
         key, one, problem, prompts, lambda images, ids: np.full(len(images), np.nan)
     )

@@ -37,7 +37,8 @@ def test_the_choice_reaches_jax(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", asked)
     query = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
     attention(query, query, query, causal=True)
-    assert asked.call_args.kwargs == {"is_causal": True, "implementation": "cudnn"}
+    lengths = {"key_value_seq_lengths": None}
+    assert asked.call_args.kwargs == {"is_causal": True, "implementation": "cudnn", **lengths}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -60,3 +61,18 @@ def test_it_is_the_softmax_of_the_equation(dtype, causal, other):
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_keys_beyond_a_length_are_not_seen(dtype):
+    """Each row is that of its own keys alone. Kills: one row's length for another's."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (3, 5, 2, 8), dtype) for key in keys)
+    lengths = jnp.asarray([5, 1, 3], jnp.int32)
+    found = attention(q, k, v, lengths=lengths)
+    for row, length in enumerate(lengths.tolist()):
+        one = slice(row, row + 1)
+        wanted = attention(q[one], k[one, :length], v[one, :length])
+        np.testing.assert_allclose(
+            np.asarray(found[one], np.float32), np.asarray(wanted, np.float32), atol=1e-2
+        )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.core.types import Cost, Trace
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.images import contact_sheet, read_png, to_pixels, write_png
+from jaxsearch.runs.images import contact_sheet, read_png, write_png
 from jaxsearch.runs.plots import curves_dict, curves_of, plot_curves
 
 

@@ -13,6 +13,7 @@ from jaxsearch.verifiers.aesthetic import aesthetic
 from jaxsearch.verifiers.clip_score import PREFIX, clip_score, clip_text
 from jaxsearch.verifiers.dinov2_classifier import dinov2_classifier
 from jaxsearch.verifiers.embeddings import cosine, unit
+from jaxsearch.verifiers.pick_score import pick_score
 from jaxsearch.verifiers.self_supervised import self_supervised, self_supervised_similarity
 from jaxsearch.verifiers.siglip_score import siglip_score
 from jaxsearch.verifiers.zero_shot import class_embeddings, zero_shot
@@ -42,6 +43,7 @@ NAMES = random(4, CLASSES, FEATURES) - 0.5
 SCALE, BIAS = jnp.float32(1.5), jnp.float32(-2.0)
 CONTEXT = {
     "clip_text": TEXTS,
+    "pick_score_text": TEXTS,
     "siglip_text": TEXTS,
     "label": jnp.asarray([0, 4, 2, 2, 1, 3], jnp.int32),
     "estimate": random(5, 6, SIDE, SIDE, 3),
@@ -73,6 +75,7 @@ BUILT = {
         with_preprocess(clip_score, form="clip_score"),
         2.5 * np.maximum(COSINES, 0.0),
     ),
+    "pick score": (with_preprocess(pick_score, SCALE), np.exp(1.5) * COSINES),
     "zero-shot cosine": (with_preprocess(zero_shot, NAMES), ALL[PICKED]),
     "zero-shot probability": (
         with_preprocess(zero_shot, NAMES, score="probability", logit_scale=SCALE),

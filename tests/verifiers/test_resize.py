@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from jaxsearch.core.gradients import differentiable
-from jaxsearch.runs.images import to_pixels
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.verifiers.resize import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,6 +21,7 @@ from jaxsearch.verifiers.resize import (
     Preprocessing,
     _pass,
     preprocess,
+    preprocess_whole,
     resize,
     resize_float,
 )
@@ -137,6 +138,62 @@ def test_preprocessing_of_photographs(photographs):
         np.testing.assert_allclose(found, published(image, wanted), atol=2e-6)
 
 
+WHOLE = {"size": 24, "mean": CLIP.mean, "std": CLIP.std}
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(
+    "size", [(64, 64), (16, 16), (45, 80), (83, 40), (24, 24), (33, 32), (24, 20), (200, 17)]
+)
+def test_whole_images_are_those_of_a_tensor_that_torchvision_resizes(size, antialias):
+    """By PyTorch's own interpolation, which is what torchvision calls for a tensor.
+
+    Kills: one filter for the other; what overshoots cut off; sides rounded down; black before the
+    mean is taken, or the odd line of it on the other side; a square that is cut out.
+    """
+    torch = pytest.importorskip("torch")
+    levels = noise(*size)
+    found = jax.jit(partial(preprocess_whole, **WHOLE, antialias=antialias))(
+        jnp.asarray(levels, jnp.float32) / 255
+    )
+    # In float64: places are rounded in PyTorch's float32.
+    images = torch.from_numpy(levels).permute(0, 3, 1, 2).double() / 255
+    sides = [round(side * 24 / max(size)) for side in size]
+    if max(size) != 24:
+        images = torch.nn.functional.interpolate(
+            images, sides, mode="bicubic", align_corners=False, antialias=antialias
+        )
+    (above, left), (below, right) = zip(
+        *((spare // 2, spare - spare // 2) for spare in (24 - side for side in sides)), strict=True
+    )
+    images = torch.nn.functional.pad(images, (left, right, above, below))
+    mean, std = (torch.tensor(one)[:, None, None] for one in (CLIP.mean, CLIP.std))
+    wanted = ((images - mean) / std).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    if size == (64, 64):
+        black, white = ((value - CLIP.mean[0]) / CLIP.std[0] for value in (0, 1))
+        assert wanted[..., 0].min() < black - 1e-3  # it overshoots
+        assert wanted[..., 0].max() > white + 1e-3
+
+
+def test_whole_images_of_floats_and_of_levels():
+    """Kills: levels that are rounded on both paths, or on none; a gradient of what is rounded."""
+    images = jnp.asarray(noise(40, 33), jnp.float32) / 255 * 0.9 + 0.0137
+    whole = partial(preprocess_whole, **WHOLE, antialias=True)
+    levels, floats = whole(images), whole(images, path="float")
+    assert 1e-4 < np.abs(levels - floats).max() < 0.01
+    rounded = jnp.floor(images * 255 + 0.5) / 255
+    np.testing.assert_allclose(whole(rounded, path="float"), levels, atol=1e-5)
+    grey = whole(images[..., :1], path="float")
+    np.testing.assert_allclose(grey[..., 0], floats[..., 0], atol=1e-5)
+    bad = whole(images.at[1, 0, 0, 0].set(jnp.nan))
+    assert jnp.isnan(bad).all(axis=(1, 2, 3)).tolist() == [False, True, False]
+    slope = jax.grad(lambda x: jnp.sum(whole(x, path="float") ** 2))(images)
+    assert np.isfinite(slope).all()
+    with pytest.raises(ValueError, match="it has no gradient"):
+        jax.grad(lambda x: jnp.sum(differentiable(whole(x), x, "it")))(images)
+
+
 def test_levels_are_those_of_the_pictures_of_a_run():
     """Kills: rounding down; another rounding than `runs/images.py`."""
     images = np.random.default_rng(0).uniform(-0.1, 1.1, (4, 9, 9, 3)).astype(np.float32)
@@ -250,6 +307,14 @@ IMAGES = jnp.zeros((1, 8, 8, 3))
         (partial(preprocess, IMAGES, CLIP._replace(filter="box")), "filter='box' is unknown"),
         (partial(preprocess, IMAGES, CLIP._replace(short_side=23)), "short_side is 23: it must"),
         (partial(preprocess, IMAGES, CLIP._replace(size=0)), "size is 0: it must"),
+        (
+            partial(preprocess_whole, jnp.zeros((1, 100, 1, 3)), **WHOLE, antialias=True),
+            "images of 100x1 pixels would have no side left at 24",
+        ),
+        (
+            partial(preprocess_whole, IMAGES, **WHOLE, antialias=True, path="exact"),
+            "path='exact' is unknown",
+        ),
         (partial(resize, IMAGES, 3, 3), "float32 of shape (1, 8, 8, 3): pass uint8 [n,h,w,c]"),
         (partial(resize, IMAGES.astype(jnp.uint8), 0, 3), "a side after resizing is 0"),
         (partial(resize_float, IMAGES, 3, 0), "a side after resizing is 0"),

@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxsearch.models import image_reward, open_clip
 from jaxsearch.models.adm import AdmConfig
 from jaxsearch.models.adm_classifier import PUBLISHED as ADM_CLASSIFIERS
+from jaxsearch.models.blip import BlipTextConfig, BlipVisionConfig
+from jaxsearch.models.clip import ClipConfig
+from jaxsearch.models.clip_text import ClipTextConfig
+from jaxsearch.models.clip_vision import ClipVisionConfig
 from jaxsearch.verifiers import inception
 from tests.models import classifiers
 from tests.models.pipelines import END, START, vocabulary, write_tokenizer
 from tests.models.published import written
 from tests.models.test_adm_classifier import Reference as AdmReference
+from tests.models.test_bert_tokenizer import SIZE as BERT_SIZE
+from tests.models.test_bert_tokenizer import write_vocabulary
+from tests.models.test_image_reward import saved as save_image_reward
 from tests.models.test_inception import NARROW
 from tests.models.test_inception import Reference as InceptionReference
+from tests.models.test_open_clip import saved as save_open_clip
 
 CLASSES = 10  # as many as there are digits
 SIDE, LENGTH, FEATURES = 20, 16, 13
@@ -33,18 +42,31 @@ _ADM = AdmConfig(
 )  # fmt: skip
 
 
+_TEXT = {**_ENCODER, "vocab_size": len(vocabulary()), "max_position_embeddings": LENGTH}
+_IMAGES = {**_ENCODER, "image_size": SIDE, "patch_size": 5}
+OPEN_CLIP = ClipConfig(
+    text=ClipTextConfig(**_TEXT, hidden_act="gelu"),
+    vision=ClipVisionConfig(**_IMAGES, hidden_act="gelu"),
+    projection_dim=FEATURES,
+    end=None,
+)
+
+IMAGE_REWARD = image_reward.ImageRewardConfig(
+    BlipVisionConfig(**_IMAGES), BlipTextConfig(**_ENCODER, vocab_size=BERT_SIZE)
+)
+
+
 def clip(folder: Path) -> tuple[Any, Path]:
     """A CLIP of transformers and the folder it was written to, with its tokenizer."""
     import transformers
 
     known = vocabulary()
     text = {
-        **_ENCODER, "vocab_size": len(known), "max_position_embeddings": LENGTH,
-        "bos_token_id": known[START], "eos_token_id": known[END],
+        **_TEXT, "bos_token_id": known[START], "eos_token_id": known[END],
     }  # fmt: skip
     config = transformers.CLIPConfig(
         text_config=text,
-        vision_config={**_ENCODER, "image_size": SIDE, "patch_size": 5},
+        vision_config=_IMAGES,
         projection_dim=FEATURES,
     )
     model, _ = written(transformers.CLIPModel(config), folder)
@@ -115,6 +137,12 @@ def write_all(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, dict[str, An
     aesthetic_head(folder / "head.pth", FEATURES, version="2")
     aesthetic_head(folder / "head_2_5.pth", 16, version="2.5")
     (folder / "classes.txt").write_text("".join(f"the {name}\n" for name in "abcdefghij"))
+    patch.setattr(open_clip, "VIT_H_14", OPEN_CLIP)
+    save_open_clip(folder / "hps.pt", OPEN_CLIP)
+    patch.setattr(image_reward, "PUBLISHED", IMAGE_REWARD)
+    save_image_reward(folder / "image_reward.pt", IMAGE_REWARD)
+    (folder / "bert").mkdir()
+    write_vocabulary(folder / "bert")
     patch.setitem(ADM_CLASSIFIERS, "64x64_classifier", _ADM)
     tensors = AdmReference(_ADM).weights
     torch.save({key: torch.from_numpy(one) for key, one in tensors.items()}, folder / "adm.pt")
@@ -138,7 +166,11 @@ def write_all(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, dict[str, An
         "clip_score": {"weights": at["clip"]},
         "clip_score of Ma et al.": {"weights": at["clip"], "form": "clip_score"},
         "dinov2_classifier": {"weights": at["dinov2"]},
+        "hps": {"weights": at["hps"], "tokenizer": at["clip"]},
+        "hps antialiased": {"weights": at["hps"], "tokenizer": at["clip"], "antialias": True},
+        "image_reward": {"weights": at["image_reward"], "tokenizer": at["bert"]},
         "inception": {"weights": at["inception"], "label_map": at["map"]},
+        "pick_score": {"weights": at["clip"]},
         "self_supervised": {"weights": at["dinov2"]},
         "self_supervised by CLIP": {"weights": at["clip"]},
         "self_supervised by SigLIP": {"weights": at["siglip"]},
@@ -160,7 +192,11 @@ NAMES = (
     "clip_score",
     "clip_score of Ma et al.",
     "dinov2_classifier",
+    "hps",
+    "hps antialiased",
+    "image_reward",
     "inception",
+    "pick_score",
     "self_supervised",
     "self_supervised by CLIP",
     "self_supervised by SigLIP",

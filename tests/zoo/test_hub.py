@@ -9,6 +9,7 @@ import pytest
 
 from jaxsearch import cli, zoo
 from jaxsearch.zoo import hub
+from jaxsearch.zoo.verifiers.prompted import files_of, located, tokenizer_folder
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")
@@ -77,6 +78,22 @@ def test_what_has_no_safetensors_is_fetched_in_the_former_format(tmp_path, monke
         "vae/diffusion_pytorch_model.bin",
         "text_encoder/pytorch_model.bin",
     ]
+
+
+def test_of_a_vocabulary_no_weights_are_fetched(tmp_path, monkeypatch):
+    """Kills: gigabytes of a network of which only the words are read."""
+    fake = mock.Mock(return_value=str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    assert tokenizer_folder("owner/name@main") == tmp_path
+    patterns = fake.call_args.kwargs["allow_patterns"]
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= set(patterns)
+    assert not any(one.endswith((".safetensors", ".bin")) for one in patterns)
+    (tmp_path / "vocab.txt").write_text("[CLS]")
+    assert files_of("tokenizer", "owner/name@main") == {"vocab.txt": tmp_path / "vocab.txt"}
+    assert located("tokenizer", "owner/name@main") == "owner/name@main"
+    fake.assert_called_once()
+    files_of("weights", "owner/name@main")
+    assert "model.safetensors" in fake.call_args_list[1].kwargs["allow_patterns"]
 
 
 def failure(kind, monkeypatch):

@@ -120,7 +120,8 @@ def test_sides_and_grey_pictures(built, case):
 def test_what_it_needs_is_what_the_list_says(built):
     verifier, context, factory = built
     wanted = facts_of(factory).needs
-    read = {"clip_text": "prompt", "siglip_text": "prompt"}
+    texts = ("clip_text", "hps_text", "image_reward_tokens", "pick_score_text", "siglip_text")
+    read = dict.fromkeys(texts, "prompt")
     assert tuple(read.get(need, need) for need in verifier.needs) == wanted
     for need in verifier.needs:
         less = {key: one for key, one in context.items() if key != need}

@@ -9,6 +9,11 @@ import pytest
 from PIL import Image
 
 from jaxsearch import cli
+from jaxsearch.models import image_reward, open_clip
+from jaxsearch.zoo.verifiers import PUBLISHED
+from tests.models import test_bert_tokenizer as bert
+from tests.models.test_image_reward import saved as save_image_reward
+from tests.models.test_open_clip import saved as save_open_clip
 from tests.zoo import checkpoints
 from tests.zoo.checkpoints import FEATURES, LENGTH, SIDE
 
@@ -85,6 +90,113 @@ def test_scores_are_those_of_transformers_on_the_published_pictures(reference, w
             weight, bias = (layers[f"layers.{place}.{kind}"] for kind in ("weight", "bias"))
             rating = weight @ rating + bias
         np.testing.assert_allclose(row["scores"]["aesthetic"]["found"], rating.item(), atol=2e-4)
+
+
+def test_pick_score_is_that_of_transformers_on_the_published_pictures(reference, work):
+    """Its vocabulary lies elsewhere, and another CLIP's words beside its own.
+
+    Kills: the scale left out, or taken as it is; prompts read with the other's prefix; a vocabulary
+    that the run does not note.
+    """
+    model, folder, _ = reference
+    (work / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (work / "bare" / name).symlink_to(folder / "clip" / name)
+    more = ["--verifiers.pick_score.weights", "bare", "--verifiers.pick_score.tokenizer", "clip"]
+    more += ["--report", "clip_score", *CLIP, "--verifiers.clip_score.form", "clip_score"]
+    assert search("--guide", "pick_score", *more, "--output", "run") == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"pick_score/weights/config.json", "pick_score/tokenizer/vocab.json"} <= set(noted)
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        picture = embedding(model, work / "run" / "images" / f"found_{index:04d}.png")
+        text = words(model, folder / "clip", row["prompt"])
+        cosine = picture @ text / np.linalg.norm(picture) / np.linalg.norm(text)
+        wanted = model.logit_scale.exp().item() * cosine
+        np.testing.assert_allclose(row["scores"]["pick_score"]["found"], wanted, atol=2e-5)
+
+
+def open_clip_words(folder, text):
+    """Of texts whose tokens OpenCLIP pads with zeros, by `transformers`."""
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    ids = tokenizer(text, padding="max_length", max_length=LENGTH, return_tensors="pt")
+    return ids.input_ids * ids.attention_mask
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_hps_is_the_written_out_network_on_the_published_pictures(
+    reference, work, monkeypatch, antialias
+):
+    """Through PyTorch's interpolation of the picture's file, and OpenCLIP's layers in PyTorch.
+
+    Kills: resizing before the file is floats; one filter for the other; entities and curly quotes
+    left in a prompt; the other setting of `antialias`.
+    """
+    monkeypatch.setattr(open_clip, "VIT_H_14", checkpoints.OPEN_CLIP)
+    model = save_open_clip(work / "HPS_v2.1_compressed.pt", checkpoints.OPEN_CLIP)
+    more = [
+        "--verifiers.hps.weights",
+        "HPS_v2.1_compressed.pt",
+        "--verifiers.hps.tokenizer",
+        "clip",
+    ]
+    more += ["--verifiers.hps.antialias", str(antialias).lower(), "--report", "brightness"]
+    assert search("--guide", "hps", *more, "--output", "run") == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"hps/weights/HPS_v2.1_compressed.pt", "hps/tokenizer/vocab.json"} <= set(noted)
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    for index, row in enumerate(rows):
+        picture = Image.open(work / "run" / "images" / f"found_{index:04d}.png").convert("RGB")
+        x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+        x = torch.nn.functional.interpolate(
+            x, (SIDE, SIDE), mode="bicubic", align_corners=False, antialias=antialias
+        )
+        image = model.encode_image((x - mean) / std)[0].numpy()
+        text = model.encode_text(open_clip_words(work / "clip", row["prompt"]))[0].numpy()
+        cosine = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+        np.testing.assert_allclose(row["scores"]["hps"]["found"], cosine, atol=2e-5)
+
+
+def test_prompts_of_hps_are_cleaned_as_open_clip_does(reference, work, monkeypatch):
+    monkeypatch.setattr(open_clip, "VIT_H_14", checkpoints.OPEN_CLIP)
+    save_open_clip(work / "hps.pt", checkpoints.OPEN_CLIP)
+    context = PUBLISHED["hps"](weights="hps.pt", tokenizer="clip").context
+    written = ["the \u201ccat\u201d &amp; the cat\u2019s hat", "1 &amp;lt; 2", "<b> &amp;amp; a"]
+    plain = ['the "cat" & the cat\'s hat', "1 < 2", "<b> & a"]
+    found, wanted = (context(texts)["hps_text"] for texts in (written, plain))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_image_reward_is_that_of_transformers_on_the_published_pictures(work, monkeypatch):
+    """By the BLIP classes of transformers, its tokenizer and Pillow; prompts of several lengths.
+
+    Kills: prompts that are read at another length or with their padding; pictures of another
+    preprocessing; a vocabulary that the run does not note.
+    """
+    monkeypatch.setattr(image_reward, "PUBLISHED", checkpoints.IMAGE_REWARD)
+    model = save_image_reward(work / "ImageReward.pt", checkpoints.IMAGE_REWARD)
+    (work / "bert").mkdir()
+    bert.write_vocabulary(work / "bert")
+    few = ["--searcher", "best_of_n", "--searcher.candidates", "2", "--schedule.num_steps", "4"]
+    more = ["--verifiers.image_reward.weights", "ImageReward.pt", "--report", "brightness"]
+    more += ["--verifiers.image_reward.tokenizer", "bert", "--quiet", "--output", "run"]
+    prompts = ["a red circle", "a blue star to the left of a red circle"]
+    given = ["search", "--model", "scenes", "--prompts", *prompts, "--guide", "image_reward"]
+    assert cli.main([*given, *few, *more]) == 0
+    noted = json.loads((work / "run" / "versions.json").read_text())["files"]
+    assert {"image_reward/weights/ImageReward.pt", "image_reward/tokenizer/vocab.txt"} <= set(noted)
+    rows = [json.loads(line) for line in (work / "run" / "records.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    for index, row in enumerate(rows):
+        picture = Image.open(work / "run" / "images" / f"found_{index:04d}.png").convert("RGB")
+        x = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
+        x = torch.from_numpy(((x - mean) / std).transpose(2, 0, 1)[None]).float()
+        ids = torch.as_tensor(bert.wanted(work / "bert", [row["prompt"]], 35))
+        found = row["scores"]["image_reward"]["found"]
+        np.testing.assert_allclose(found, model(x, ids).item(), atol=2e-5)
 
 
 def test_classes_are_those_of_transformers_on_the_published_pictures(reference, work):
@@ -221,6 +333,38 @@ def test_the_gradient_goes_through_the_path_of_floats(work, capsys):
         ),
         (["--guide", "clip_score", "clip_score", *CLIP], "guide names clip_score twice"),
         (["--guide", "siglip_score"], "give those of google/siglip-so400m-patch14-384"),
+        (["--guide", "image_reward"], "comes without weights: give those of ImageReward.pt"),
+        (
+            ["--guide", "image_reward", "--verifiers.image_reward.weights", "head.pth"],
+            "image_reward comes without a vocabulary: give the folder or id of one",
+        ),
+        (
+            [
+                *("--guide", "image_reward", "--verifiers.image_reward.weights", "head.pth"),
+                *("--verifiers.image_reward.tokenizer", "clip"),
+            ],
+            "clip/vocab.txt: no such file",
+        ),
+        (["--guide", "hps"], "hps comes without weights: give those of HPS_v2.1_compressed.pt"),
+        (
+            ["--guide", "hps", "--verifiers.hps.weights", "head.pth"],
+            "hps comes without a vocabulary: give the folder or id of one",
+        ),
+        (
+            [
+                *("--guide", "hps", "--verifiers.hps.weights", "head.pth"),
+                *("--verifiers.hps.tokenizer", "clip"),
+            ],
+            "head.pth as weights: it has no entry 'state_dict'",
+        ),
+        (["--guide", "pick_score"], "give those of yuvalkirstain/PickScore_v1"),
+        (
+            [
+                *("--guide", "pick_score", "--verifiers.pick_score.weights", "clip"),
+                *("--verifiers.pick_score.tokenizer", "nowhere"),
+            ],
+            "there is no file or folder nowhere",
+        ),
         (["--guide", "adm_classifier"], "adm_classifier comes without weights"),
     ],
 )

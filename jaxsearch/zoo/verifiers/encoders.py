@@ -47,7 +47,13 @@ def clip_images(size: int, path: resize.Path) -> Preprocess:
 
 
 def clip_texts(clip: LoadedClip, folder: Path, *, dtype: Any) -> Callable[[Sequence[str]], Array]:
-    """Texts [P] to their embeddings [P, features] float32 by a CLIP that was read from a folder."""
+    """Texts [P] to their embeddings [P, features] float32 by a CLIP.
+
+    Args:
+        clip: its network.
+        folder: that of its vocabulary.
+        dtype: of weights and computation.
+    """
     texts = clip.config.text
     return text_encoder(
         clip_text_embedding_network(clip.config, dtype=dtype),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jaxsearch.core.types import Array, Verifier
 from jaxsearch.verifiers import resize
-from jaxsearch.zoo.hub import fetched, is_hub_id, pinned
+from jaxsearch.zoo.hub import Kind, fetched, is_hub_id, pinned
 
 
 class Prompted(NamedTuple):
@@ -49,6 +49,15 @@ def checkpoint(verifier: str, weights: str, published: str) -> Path:
     return _place(weights)
 
 
+def tokenizer_folder(tokenizer: str) -> Path:
+    """Where a vocabulary is: a folder, or what the hub has of one under an id.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    return _place(tokenizer, "tokenizer")
+
+
 @contextlib.contextmanager
 def naming(source: Path) -> Iterator[None]:
     """Has errors say of which folder or file they are."""
@@ -60,40 +69,51 @@ def naming(source: Path) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
 
 
-FILES = ("weights", "head", "label_map", "classes", "templates")
+FILES = ("weights", "head", "label_map", "classes", "templates", "tokenizer")
 """The settings of published verifiers that say what they are read from."""
 
 _READ = (".bin", ".json", ".safetensors", ".txt")  # of a folder
 
 
-def located(weights: str) -> str:
-    """The name by which weights are found again: an absolute path, or an id with its commit.
+def located(setting: str, given: str) -> str:
+    """The name by which a file or folder is found again: an absolute path, or an id's commit.
+
+    Args:
+        setting: of `FILES`.
+        given: its value.
 
     Raises:
-        ValueError: if they are not there.
+        ValueError: if it is not there.
     """
-    if os.path.exists(weights):
-        return os.path.abspath(weights)
-    return pinned(weights, "encoder") if is_hub_id(weights) else weights
+    if os.path.exists(given):
+        return os.path.abspath(given)
+    return pinned(given, _kind(setting)) if is_hub_id(given) else given
 
 
-def files_of(weights: str) -> dict[str, Path]:
-    """What weights are read from, by names that do not say where on the machine they are.
+def files_of(setting: str, given: str) -> dict[str, Path]:
+    """What is read of a file or folder, by names that do not say where on the machine it is.
+
+    The arguments are those of `located`.
 
     Raises:
-        ValueError: if they are not there.
+        ValueError: if it is not there.
     """
-    place = _place(weights)
+    place = _place(given, _kind(setting))
     found = sorted(place.iterdir()) if place.is_dir() else [place]
     return {path.name: path for path in found if place.is_file() or path.suffix in _READ}
 
 
-def _place(weights: str) -> Path:
-    if os.path.exists(weights):
-        return Path(weights)
-    if is_hub_id(weights):
-        return fetched(weights, "encoder")
-    raise ValueError(f"there is no file or folder {weights}")
+def _kind(setting: str) -> Kind:
+    """What of a repository of the hub a setting stands for."""
+    return "tokenizer" if setting == "tokenizer" else "encoder"
+
+
+def _place(given: str, kind: Kind = "encoder") -> Path:
+    if os.path.exists(given):
+        return Path(given)
+    if is_hub_id(given):
+        return fetched(given, kind)
+    raise ValueError(f"there is no file or folder {given}")
 
 
 @functools.cache

@@ -1,0 +1,185 @@
+"""Graders asked about many images at once, and a record of what each said."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsearch.core.checks import check_count
+from jaxsearch.core.pixels import to_pixels
+from jaxsearch.graders.cache import Cache
+from jaxsearch.graders.pictures import key_of
+from jaxsearch.graders.types import Grade, Grader, GradingError
+
+
+class Failure(NamedTuple):
+    """An image that a grader gave no grade."""
+
+    grader: str
+    prompt: str
+    key: str  # of image, prompt and grader
+    reason: str
+    attempts: int
+
+
+class _Question(NamedTuple):
+    """What one grader is asked once, and where in the answers it belongs."""
+
+    grader: int
+    image: int
+    key: str
+    places: list[tuple[int, int]]
+
+
+class Panel:
+    """Several graders, asked in batches.
+
+    An image that was graded before for the same prompt is not sent again, nor is one that a batch
+    has twice. A grader that fails leaves NaN, never a number, and is noted in `failures`.
+
+    Args:
+        graders: of different names.
+        cache: the file that grades are kept in beyond this process; None: they live as long as
+            this.
+        log: a file of JSON lines, one for each grade and failure as it comes, to which is added;
+            None: none.
+        concurrency: questions that are under way at once, from 1.
+
+    Attributes:
+        failures: in the order in which they happened.
+        asked: how many questions went to graders.
+        found: how many were answered by what was kept.
+
+    Raises:
+        ValueError: if there is no grader, two have one name, or a file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        graders: Sequence[Grader],
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        log: str | os.PathLike[str] | None = None,
+        concurrency: int = 8,
+    ) -> None:
+        check_count("concurrency", concurrency)
+        names = [one.name for one in graders]
+        if not names:
+            raise ValueError("there are no graders: give at least one")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two graders are called {name}: give them names of their own")
+        self.graders = tuple(graders)
+        self.failures: list[Failure] = []
+        self.asked = self.found = 0
+        self._cache, self._log, self._concurrency = Cache(cache), log, concurrency
+        if log is not None:
+            try:
+                with open(log, "a", encoding="utf-8"):
+                    pass
+            except OSError as error:
+                raise ValueError(f"cannot write {os.fspath(log)}: {error.strerror}") from error
+
+    def __call__(
+        self, images: np.ndarray, prompts: Sequence[str], wanted: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The scores [n, G] float32 of images; NaN where a grader failed or was not asked.
+
+        Args:
+            images: [n,h,w,c] float in [0, 1], c = 1 or 3; graders see their 8-bit levels. One with
+                a pixel that is not finite fails, and is shown to nobody.
+            prompts: [n] what each was asked for.
+            wanted: [n, G] bool, which grader is asked about which image; None: all about all.
+        """
+        shape = len(images), len(self.graders)
+        wanted = np.ones(shape, bool) if wanted is None else wanted
+        sound = np.isfinite(images).all(axis=(1, 2, 3))
+        pictures = to_pixels(images)
+        scores = np.full(shape, np.nan, np.float32)
+        questions: dict[str, _Question] = {}
+        for row, column in np.argwhere(wanted):
+            grader = self.graders[column]
+            key = key_of(grader.identity, pictures[row], prompts[row])
+            if not sound[row]:
+                reason = "the image has pixels that are not finite"
+                self._note(grader, prompts[row], key, GradingError(reason, 0))
+                continue
+            one = questions.setdefault(f"{column} {key}", _Question(column, row, key, []))
+            one.places.append((row, column))
+        for question, score in self._answers(list(questions.values()), pictures, prompts):
+            for place in question.places:
+                scores[place] = score
+        return scores
+
+    def _answers(
+        self, questions: Sequence[_Question], pictures: np.ndarray, prompts: Sequence[str]
+    ) -> list[tuple[_Question, float]]:
+        answers, open_ = [], []
+        for one in questions:
+            kept = self._cache.get(one.key)
+            if kept is None:
+                open_.append(one)
+            else:
+                self.found += 1
+                self._note(self.graders[one.grader], prompts[one.image], one.key, kept)
+                answers.append((one, kept.score))
+        self.asked += len(open_)
+        pool = concurrent.futures.ThreadPoolExecutor(self._concurrency)
+
+        def judge(one: _Question) -> Grade | GradingError:
+            return _judged(self.graders[one.grader], pictures[one.image], prompts[one.image])
+
+        try:
+            parallel = [one for one in open_ if self.graders[one.grader].parallel]
+            running = {pool.submit(judge, one): one for one in parallel}
+            for one in open_:
+                if not self.graders[one.grader].parallel:
+                    answers.append((one, self._taken(one, judge(one), prompts)))
+            for done in concurrent.futures.as_completed(running):
+                one = running[done]
+                answers.append((one, self._taken(one, done.result(), prompts)))
+        finally:
+            pool.shutdown(cancel_futures=True)  # of what nobody waits for after an interruption
+        return answers
+
+    def _taken(
+        self, question: _Question, grade: Grade | GradingError, prompts: Sequence[str]
+    ) -> float:
+        """The score of what a grader said, kept and noted."""
+        self._note(self.graders[question.grader], prompts[question.image], question.key, grade)
+        if isinstance(grade, GradingError):
+            return math.nan
+        self._cache.put(question.key, grade)
+        return grade.score
+
+    def _note(self, grader: Grader, prompt: str, key: str, grade: Grade | GradingError) -> None:
+        line: dict[str, Any] = {"grader": grader.name, "prompt": prompt, "key": key}
+        line["attempts"] = grade.attempts
+        if isinstance(grade, GradingError):
+            failure = Failure(grader.name, prompt, key, str(grade), grade.attempts)
+            self.failures.append(failure)
+            line["failure"] = failure.reason
+        else:
+            line |= {"score": grade.score, "details": dict(grade.details)}
+        if self._log is not None:
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _judged(grader: Grader, picture: np.ndarray, prompt: str) -> Grade | GradingError:
+    """What a grader says; whatever goes wrong is its failure and ends no search."""
+    try:
+        grade = grader.grade(picture, prompt)
+    except GradingError as error:
+        return error
+    except Exception as error:  # of a function that anybody may have written
+        return GradingError(f"{type(error).__name__}: {error}")
+    if not math.isfinite(grade.score):
+        return GradingError(f"the score is {grade.score}", grade.attempts)
+    return grade

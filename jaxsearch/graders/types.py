@@ -1,0 +1,47 @@
+"""What a grader is: a judge outside the program, that may fail."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class GradingError(Exception):
+    """Why an image got no grade.
+
+    Attributes:
+        attempts: how often the grader was asked.
+    """
+
+    def __init__(self, reason: str, attempts: int = 1) -> None:
+        super().__init__(reason)
+        self.attempts = attempts
+
+
+class Grade(NamedTuple):
+    """What a grader says of an image."""
+
+    score: float  # finite; more is better
+    details: Mapping[str, Any] = {}  # how it comes about, as JSON has it
+    attempts: int = 1  # how often it was asked until it answered
+
+
+@dataclasses.dataclass(frozen=True)
+class Grader:
+    """A judge of images on the host.
+
+    Attributes:
+        name: the column it has in records.
+        identity: all that its grades hang on beside image and prompt, as a text: answers are kept
+            under it.
+        grade: `(image uint8 [h,w,c], prompt) -> Grade`. It may raise anything, which is a failure.
+        parallel: whether several images may be judged at once, from threads of their own.
+    """
+
+    name: str
+    identity: str
+    grade: Callable[[np.ndarray, str], Grade]
+    parallel: bool = True
