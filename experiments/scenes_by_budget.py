@@ -17,9 +17,11 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from experiments.scenes_common import METHODS, PLAIN_PASSES, SAMPLER, Sheet, draw, problem
+from experiments.scenes_common import METHODS, PLAIN_PASSES, SAMPLER, Sheet, draw
 
 BUDGETS = (160, 640, 1280)
+PLAIN = {"random": 1.0, "random, ODE": 0.0}
+"""Methods whose single candidate is a plain sample, and their noise."""
 
 
 def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
@@ -34,7 +36,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
 
     def found(name: str, budgets: tuple[int, ...]) -> list[dict[str, Any]]:
         method, rows = METHODS[name], []
-        problem_ = problem("alignment", method.value)
+        problem_ = method.problem("alignment")
         for budget in budgets:
             try:
                 size, searcher = method.within(problem_, budget)
@@ -46,8 +48,8 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
                 )
         return rows
 
-    plain = found("random", (PLAIN_PASSES,))
-    curves = {name: plain + found(name, BUDGETS) for name in METHODS}
+    plain = {eta: found(name, (PLAIN_PASSES,)) for name, eta in PLAIN.items()}
+    curves = {name: plain[METHODS[name].eta] + found(name, BUDGETS) for name in METHODS}
     sheet.write(f"{SAMPLER}; guided by alignment")
     across = {"passes": "network passes a caption, backward ones too"}
     draw(output / "curves.png", curves, ("alignment", "graded", "exact"), across)

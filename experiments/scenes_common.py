@@ -39,7 +39,7 @@ from jaxsearch.zoo.scenes.load import Size
 PLAIN_PASSES = 40
 """Network passes of a plain sample: 20 steps, guidance."""
 
-SAMPLER = "20 steps, guidance 2, the stochastic sampler"
+SAMPLER = "20 steps, guidance 2"
 """What plain samples are made with, unless a table says otherwise."""
 
 LEARNT = (scenes.alignment(), scenes.attributes(), scenes.taste())
@@ -71,6 +71,11 @@ class Method(NamedTuple):
     searcher: str
     settings: dict[str, Any] = {}  # noqa: RUF012
     value: Value = solver_estimate()
+    eta: float = 1.0
+
+    def problem(self, guide: str, **how: Any) -> Problem:
+        """Scenes under this method's sampler; see `problem`."""
+        return problem(guide, self.value, eta=self.eta, **how)
 
     def make(self, size: int) -> Searcher:
         """The searcher of a size."""
@@ -88,7 +93,9 @@ class Method(NamedTuple):
 
 METHODS = {
     "random": Method("best_of_n"),
+    "random, ODE": Method("best_of_n", eta=0.0),
     "zero-order": Method("zero_order"),
+    "zero-order, ODE": Method("zero_order", eta=0.0),
     "search over paths": Method("paths", value=lookahead()),
     "epsilon-greedy": Method("epsilon_greedy"),
     "beam": Method("beam"),
@@ -97,11 +104,13 @@ METHODS = {
     "successive halving": Method("halving", value=lookahead()),
     "MCTS": Method("mcts", {"every": 5}),
     "rollover": Method("rollover"),
-    "evolution": Method("evolution", {"population": 4, "tournament_size": 2}),
-    "Markov chains": Method("markov_chain"),
-    "cross-entropy": Method("cross_entropy", {"population": 4, "elites": 2}),
-    "gradient": Method("gradient"),
+    "evolution, ODE": Method("evolution", {"population": 4, "tournament_size": 2}, eta=0.0),
+    "Markov chains, ODE": Method("markov_chain", eta=0.0),
+    "cross-entropy, ODE": Method("cross_entropy", {"population": 4, "elites": 2}, eta=0.0),
+    "gradient, ODE": Method("gradient", eta=0.0),
 }
+"""ODE: the sampler without noise, where the initial one decides everything; searchers of that alone
+are there for it. The others have noise injected at each step, as the command does."""
 
 
 class Captions(NamedTuple):
@@ -125,14 +134,15 @@ def problem(
     size: Size = "small",
     guidance: float = 2.0,
     num_steps: int = 20,
+    eta: float = 1.0,
 ) -> Problem:
-    """Scenes under the stochastic first-order sampler, by default as the command has them."""
+    """Scenes under the first-order sampler, by default as the command has them."""
     denoiser = scenes.denoiser(size=size, guidance=guidance)
     verifiers, aggregate = GUIDES[guide]
     return Problem(
         denoiser=denoiser,
         objective=Objective(decoder=scenes.decoder(), verifiers=verifiers, aggregate=aggregate),
-        solver=first_order(shifted(denoiser.process, num_steps=num_steps)),
+        solver=first_order(shifted(denoiser.process, num_steps=num_steps), eta=eta),
         value=value,
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from experiments.scenes_common import METHODS, Sheet, problem
+from experiments.scenes_common import METHODS, Sheet
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 BUDGETS = (40, 160, 640)
@@ -32,7 +32,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
     sheet = Sheet(output, num_prompts, seeds)
     for budget in BUDGETS:
         for scale in SCALES:
-            problem_ = problem("alignment", guidance=scale)
+            problem_ = METHODS["random"].problem("alignment", guidance=scale)
             size, searcher = METHODS["random"].within(problem_, budget)
             sheet.row(searcher, problem_, guidance=scale, candidates=size)
     sheet.write("20 steps, the stochastic sampler")

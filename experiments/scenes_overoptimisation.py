@@ -35,7 +35,6 @@ from experiments.scenes_common import (
     Sheet,
     captions,
     draw,
-    problem,
 )
 from experiments.scenes_quality import HELD_OUT
 from jaxsearch.metrics import frechet_distance, precision_recall, statistics_of
@@ -51,12 +50,13 @@ ENOUGH = 0.7
 """A taste that about one plain sample in ten has."""
 CURVES: dict[str, tuple[Method, str, float | None]] = {
     "random, taste": (METHODS["random"], "taste", None),
-    "zero-order, taste": (METHODS["zero-order"], "taste", None),
-    "local zero-order, taste": (Method("zero_order", {"step": 0.99}), "taste", None),
-    "gradient, taste": (METHODS["gradient"], "taste", None),
-    "gradient, taste, early stop": (METHODS["gradient"], "taste", ENOUGH),
-    "gradient, weighted": (METHODS["gradient"], "weighted", None),
-    "gradient, worst": (METHODS["gradient"], "worst of the three", None),
+    "epsilon-greedy, taste": (METHODS["epsilon-greedy"], "taste", None),
+    "zero-order, taste": (METHODS["zero-order, ODE"], "taste", None),
+    "local zero-order, taste": (Method("zero_order", {"step": 0.99}, eta=0.0), "taste", None),
+    "gradient, taste": (METHODS["gradient, ODE"], "taste", None),
+    "gradient, taste, early stop": (METHODS["gradient, ODE"], "taste", ENOUGH),
+    "gradient, weighted": (METHODS["gradient, ODE"], "weighted", None),
+    "gradient, worst": (METHODS["gradient, ODE"], "worst of the three", None),
 }
 
 
@@ -96,7 +96,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
 
     def found(name: str, budgets: tuple[int, ...]) -> list[dict[str, Any]]:
         (method, guide, enough), rows = CURVES[name], []
-        problem_ = problem(guide, method.value)
+        problem_ = method.problem(guide)
         for budget in budgets:
             size, searcher = method.within(problem_, budget)
             if enough is not None:
@@ -104,8 +104,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
             rows.append(sheet.row(searcher, problem_, search=name, size=size))
         return rows
 
-    plain = found("random, taste", (PLAIN_PASSES,))
-    curves = {name: plain + found(name, BUDGETS) for name in CURVES}
+    curves = {name: found(name, (PLAIN_PASSES, *BUDGETS)) for name in CURVES}
     floor = population(real(sheet.captions, seeds, HELD_OUT + 1))
     said = ", ".join(f"{name} {value:.3f}" for name, value in floor.items())
     sheet.write(f"{SAMPLER}; real: {said}")

@@ -19,11 +19,11 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from experiments.scenes_common import METHODS, SAMPLER, Sheet, problem
+from experiments.scenes_common import METHODS, SAMPLER, Sheet
 
 STEPS = (10, 20, 40)
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "zero-order": [
+    "zero-order, ODE": [
         *({"neighbours": number} for number in (2, 4, 8)),
         *({"step": cosine} for cosine in (0.5, 0.99)),
     ],
@@ -56,7 +56,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2, budget: int = 640)
 
     def note(name: str, settings: dict[str, Any], num_steps: int = 20, **said: Any) -> None:
         method = METHODS[name]._replace(settings=settings)
-        problem_ = problem("alignment", method.value, num_steps=num_steps)
+        problem_ = method.problem("alignment", num_steps=num_steps)
         text = ", ".join(f"{key} {value}" for key, value in {**settings, **said}.items())
         try:
             size, searcher = method.within(problem_, budget)

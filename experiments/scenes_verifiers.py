@@ -18,9 +18,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from experiments.scenes_common import GUIDES, METHODS, PLAIN_PASSES, SAMPLER, Sheet, problem
+from experiments.scenes_common import GUIDES, METHODS, PLAIN_PASSES, SAMPLER, Sheet
 
-UNDER_EVERY_GUIDE = ("random", "zero-order", "search over paths", "epsilon-greedy")
+UNDER_EVERY_GUIDE = ("random", "zero-order, ODE", "search over paths", "epsilon-greedy")
 """The methods that are tried with all verifiers; the others with the first."""
 
 
@@ -36,7 +36,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2, budget: int = 640)
     sheet = Sheet(output, num_prompts, seeds)
 
     def note(name: str, method: str, guide: str, budget: int) -> None:
-        problem_ = problem(guide, METHODS[method].value)
+        problem_ = METHODS[method].problem(guide)
         try:
             size, searcher = METHODS[method].within(problem_, budget)
             sheet.row(searcher, problem_, method=name, guide=guide, size=size)
@@ -44,6 +44,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2, budget: int = 640)
             sheet.refused(error, method=name, guide=guide)
 
     note("plain", "random", "alignment", PLAIN_PASSES)
+    note("plain, ODE", "random, ODE", "alignment", PLAIN_PASSES)
     for method in METHODS:
         for guide in GUIDES if method in UNDER_EVERY_GUIDE else list(GUIDES)[:1]:
             note(method, method, guide, budget)
