@@ -118,7 +118,7 @@ class Captions(NamedTuple):
 
     texts: tuple[str, ...]
     tasks: np.ndarray  # [P] of `scenes.TASKS`
-    prompts: Prompts  # [P] as the small model reads them
+    prompts: Prompts  # [P] as the large model reads them
 
 
 def captions(num: int) -> Captions:
@@ -131,7 +131,7 @@ def problem(
     guide: str,
     value: Value = solver_estimate(),
     *,
-    size: Size = "small",
+    size: Size = "large",
     guidance: float = 2.0,
     num_steps: int = 20,
     eta: float = 1.0,

@@ -27,10 +27,9 @@ from jaxsearch.zoo.scenes.load import (
     denoiser_with,
     network,
     prompts_with,
-    sizes,
     weights,
 )
-from jaxsearch.zoo.scenes.network import MOST
+from jaxsearch.zoo.scenes.network import MOST, SIZES
 from jaxsearch.zoo.scenes.world import NUM_KINDS
 
 HELD_OUT = 1_000_003
@@ -101,7 +100,7 @@ def main(
     num: int = 128,
     guidance: tuple[float, ...] = (1.0, 2.0, 4.0),
     steps: int = 20,
-    only: tuple[str, ...] = tuple(sizes()),
+    only: tuple[str, ...] = tuple(SIZES),
 ) -> None:
     """Prints the figures of the model card.
 

@@ -24,7 +24,7 @@ from jaxsearch.zoo.scenes.load import Size
 
 CANDIDATES: dict[Size, tuple[int, ...]] = {
     "small": (1, 2, 4, 8, 16, 32),
-    "large": (1, 2, 4, 8),
+    "large": (1, 2, 4, 8, 16),
 }
 
 

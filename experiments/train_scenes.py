@@ -33,8 +33,8 @@ from jaxsearch.zoo.scenes.world import NUM_KINDS
 class Training:
     """Everything that the weights depend on."""
 
+    large: Optimisation = Optimisation(steps=12_000, batch=64, learning_rate=2e-3, weight_decay=0.0)
     small: Optimisation = Optimisation(steps=12_000, batch=64, learning_rate=2e-3, weight_decay=0.0)
-    large: Optimisation = Optimisation(steps=8_000, batch=64, learning_rate=1e-3, weight_decay=0.0)
     contrastive: Optimisation = Optimisation(
         steps=3_000, batch=128, learning_rate=1e-3, weight_decay=1e-2
     )
@@ -139,8 +139,8 @@ def taste_loss(settings: Optimisation, training: Training) -> Loss:
 
 
 LOSSES: dict[str, Callable[[Optimisation, Training], Loss]] = {
-    "small": functools.partial(base_loss, "small"),
     "large": functools.partial(base_loss, "large"),
+    "small": functools.partial(base_loss, "small"),
     "contrastive": contrastive_loss,
     "attributes": attributes_loss,
     "taste": taste_loss,

@@ -27,6 +27,7 @@ from jaxsearch.zoo.scenes.captions import (
     vocabulary,
     write,
 )
+from jaxsearch.zoo.scenes.network import SIZES
 from jaxsearch.zoo.scenes.world import (
     CELL,
     EMPTY,
@@ -270,7 +271,7 @@ def test_prompts_do_not_depend_on_their_company():
         np.testing.assert_array_equal(together.context[key][3], value[0])
 
 
-@pytest.mark.parametrize("size", load.sizes())
+@pytest.mark.parametrize("size", SIZES)
 def test_the_denoiser_says_both_parts_of_what_it_is_given(size):
     asked = prompts(prompt_set(2), size=size)
     denoiser = load.denoiser(size=size, guidance=3.0)
@@ -286,7 +287,7 @@ def test_the_denoiser_says_both_parts_of_what_it_is_given(size):
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match="size is 'huge': the package has small"):
+    with pytest.raises(ValueError, match="size is 'huge': the package has large and small"):
         load.denoiser(size="huge")
 
 
@@ -356,7 +357,7 @@ def test_gradients_lead_upwards(real, make):
 
 def test_the_model_draws_what_it_is_asked_for():
     """Not always, or there would be nothing to search for; 64 captions, so some 0.1 either way."""
-    rates = exact_rates("small", load.weights("small"), num=16)
+    rates = exact_rates("large", load.weights("large"), num=16)
     assert rates["single"] > 0.8
     assert 0.45 < rates["all"] < 0.95
 

@@ -24,7 +24,7 @@ from jaxsearch.zoo.scenes.load import (
 from jaxsearch.zoo.texts import text_ids
 
 
-def load(*, size: Size = "small", guidance: float = 2.0) -> Model:
+def load(*, size: Size = "large", guidance: float = 2.0) -> Model:
     """Coloured shapes from captions, 48x48 pixels, in the package: truth can be checked exactly.
 
     A prompt is a caption such as "a red circle to the left of a blue star", "three green rings" or

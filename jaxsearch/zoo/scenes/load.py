@@ -104,7 +104,7 @@ def denoiser_with(name: Size, params: PyTree, *, guidance: Array | float = 1.0) 
 
 
 @functools.cache
-def denoiser(*, size: Size = "small", guidance: float = 2.0) -> Denoiser:
+def denoiser(*, size: Size = "large", guidance: float = 2.0) -> Denoiser:
     """Scenes of 48x48 pixels in [-1, 1] from captions, on `process.flow()`.
 
     Its condition is what the text encoder makes of captions, [n, 16, width] float32 (`prompts`).
@@ -127,7 +127,7 @@ def prompts_with(name: Size, params: PyTree, texts: Sequence[str]) -> Prompts:
     return Prompts(jnp.asarray(text_ids(texts)), _encoder(name, params)(texts), context)
 
 
-def prompts(texts: Sequence[str], *, size: Size = "small") -> Prompts:
+def prompts(texts: Sequence[str], *, size: Size = "large") -> Prompts:
     """Captions [P] as a base model and the verifiers of scenes read them.
 
     Raises:
@@ -136,14 +136,9 @@ def prompts(texts: Sequence[str], *, size: Size = "small") -> Prompts:
     return prompts_with(_checked(size), weights(size), texts)
 
 
-def sizes() -> list[str]:
-    """The sizes of base models that have weights in the package."""
-    return [size for size in SIZES if (WEIGHTS / f"{size}.safetensors").is_file()]
-
-
 def _checked(size: Size) -> Size:
-    if size not in sizes():
-        raise ValueError(f"size is {size!r}: the package has {' and '.join(sizes())}")
+    if size not in SIZES:
+        raise ValueError(f"size is {size!r}: the package has {' and '.join(SIZES)}")
     return size
 
 

@@ -69,7 +69,7 @@ class Size(NamedTuple):
     heads: int = 4
 
 
-SIZES = {"small": Size(width=64, depth=3), "large": Size(width=128, depth=5)}
+SIZES = {"large": Size(width=64, depth=3), "small": Size(width=32, depth=2)}
 
 
 class _CrossAttention(nnx.Module):
