@@ -22,6 +22,7 @@ MODELS = {
 FAMILIES = {
     "DiTPipeline": "jaxsearch.zoo.dit",
     "StableDiffusionPipeline": "jaxsearch.zoo.stable_diffusion",
+    "StableDiffusionXLPipeline": "jaxsearch.zoo.stable_diffusion_xl",
     "dit": "jaxsearch.zoo.dit",
     "edm": "jaxsearch.zoo.edm",
 }

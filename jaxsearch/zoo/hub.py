@@ -13,7 +13,7 @@ from jaxsearch.models.names import INDEX, OF_DIFFUSERS, OF_TRANSFORMERS, Weights
 Kind = Literal["pipeline", "encoder"]
 
 _CONFIGS: dict[Kind, tuple[str, ...]] = {
-    "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
+    "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*"),
     "encoder": (*("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX, *FILES),),
 }
 _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
@@ -22,6 +22,7 @@ _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
         "unet": OF_DIFFUSERS,
         "vae": OF_DIFFUSERS,
         "text_encoder": OF_TRANSFORMERS,
+        "text_encoder_2": OF_TRANSFORMERS,
     },
     "encoder": {".": OF_TRANSFORMERS},
 }

@@ -137,3 +137,76 @@ def stable_diffusion(family: int, folder: Path) -> tuple[Any, Path]:
     pipeline.save_pretrained(folder)
     (folder / "tokenizer" / "tokenizer.json").unlink()
     return pipeline, folder
+
+
+_UNET_XL = {
+    **_UNET,
+    "transformer_layers_per_block": (2, 1),
+    "attention_head_dim": (2, 4),
+    "use_linear_projection": True,
+    "cross_attention_dim": 16 + 20,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 10,
+}
+
+
+def unet_xl(folder: Path, **changes: Any) -> tuple[Any, Path]:
+    """The U-net of `stable_diffusion_xl`, and the folder it was written to."""
+    from diffusers import UNet2DConditionModel
+
+    return written(UNet2DConditionModel(**{**_UNET_XL, **changes}), folder)
+
+
+def stable_diffusion_xl(folder: Path, *, turbo: bool = False) -> tuple[Any, Path]:
+    """A `StableDiffusionXLPipeline` of the form of the base or of Turbo, and its folder.
+
+    Pictures are 16x16. The tokenizers have the two files that the published folders have.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    ends = {"vocab_size": len(vocabulary()), "bos_token_id": vocabulary()[START]}
+    small = CLIPTextConfig(**_TEXT, **ends, eos_token_id=vocabulary()[END], hidden_act="quick_gelu")
+    # Both published configs name the 2 that nobody reads.
+    large = {**_TEXT, **ends, "hidden_size": 20, "num_hidden_layers": 3, "eos_token_id": 2}
+    networks = {
+        "vae": AutoencoderKL(**{**_VAE, "scaling_factor": 0.13025}),
+        "text_encoder": CLIPTextModel(small),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            CLIPTextConfig(**large, projection_dim=10, hidden_act="gelu")
+        ),
+    }
+    parts = {name: written(network, folder / name)[0] for name, network in networks.items()}
+    parts["unet"] = unet_xl(folder / "unet")[0]
+    tokenizers = {"tokenizer": END, "tokenizer_2": "!"}
+    for name, padding in tokenizers.items():
+        (folder / name).mkdir()
+        write_tokenizer(folder / name, padding=padding, length=LENGTH)
+    betas = {name: _STEPS[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    scheduler = (
+        EulerAncestralDiscreteScheduler(**betas, timestep_spacing="trailing")
+        if turbo
+        else EulerDiscreteScheduler(**betas, timestep_spacing="leading", steps_offset=1)
+    )
+    pipeline = StableDiffusionXLPipeline(
+        **parts,
+        **{name: CLIPTokenizer.from_pretrained(folder / name) for name in tokenizers},
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder)
+    for name in tokenizers:
+        (folder / name / "tokenizer.json").unlink()
+    return pipeline, folder
