@@ -38,6 +38,8 @@ _PARTS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
 }
+
+
 def entry(folder: Path) -> ModelEntry:
     """What can be said of a pipeline's folder before its weights are read.
 

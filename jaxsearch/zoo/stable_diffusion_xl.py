@@ -106,9 +106,7 @@ def entry(folder: Path) -> ModelEntry:
         if guidance > 1:
             null = jax.tree.map(lambda rows: rows[0], told([negative_prompt or ""]))
             if negative_prompt is None and zeros:
-                null = SizedText(
-                    jnp.zeros_like(null.text), jnp.zeros_like(null.pooled), null.sizes
-                )
+                null = SizedText(jnp.zeros_like(null.text), jnp.zeros_like(null.pooled), null.sizes)
             denoiser = classifier_free_guidance(denoiser, scale=guidance, null=null)
         # Half precision was too little for the published decoder, unless its config says otherwise.
         upcast = read_config(folder / "vae").get("force_upcast", True)

@@ -247,7 +247,10 @@ MISTAKES = {
     "few": ({"up_block_types": ["UpBlock2D"]}, r"up_attends is \(False,\): it must have one entry"),
     "middle": ({"mid_block_type": "UNetMidBlock2D"}, "mid_block_type is 'UNetMidBlock2D'"),
     "deeper": ({"transformer_layers_per_block": [1, [2]]}, r"entry of transformer_layers is \[2\]"),
-    "depths": ({"transformer_layers_per_block": [1]}, r"transformer_layers is \(1,\): it must have"),
+    "depths": (
+        {"transformer_layers_per_block": [1]},
+        r"transformer_layers is \(1,\): it must have",
+    ),
     "added": ({"addition_embed_type": "text"}, "addition_embed_type is 'text': only None or"),
     "sizes": ({"addition_embed_type": "text_time"}, "config's addition_time_embed_dim is None"),
     "no_sizes": ({"addition_time_embed_dim": 8}, "addition_time_embed_dim is 8: only None is"),
