@@ -22,7 +22,7 @@ from flax import nnx
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, PyTree
-from jaxsearch.models.attention import attention
+from jaxsearch.models.asked_attention import AskedAttention
 from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.folders import (
@@ -285,24 +285,6 @@ class _Time(nnx.Module):
         return self.linear_2(jax.nn.silu(self.linear_1(features)))
 
 
-class _Attention(nnx.Module):
-    """Tokens [n, length, channels] ask tokens [n, other length, features]."""
-
-    def __init__(self, channels: int, features: int, num_heads: int, make: Layers) -> None:
-        self.num_heads = num_heads
-        self.to_q = make.linear(channels, channels, use_bias=False)
-        self.to_k = make.linear(features, channels, use_bias=False)
-        self.to_v = make.linear(features, channels, use_bias=False)
-        self.to_out = nnx.List([make.linear(channels, channels)])
-
-    def __call__(self, x: Array, asked: Array) -> Array:
-        def heads(tokens: Array) -> Array:
-            return tokens.reshape(*tokens.shape[:2], self.num_heads, -1)
-
-        mixed = attention(heads(self.to_q(x)), heads(self.to_k(asked)), heads(self.to_v(asked)))
-        return self.to_out[0](mixed.reshape(x.shape))
-
-
 class _Gated(nnx.Module):
     """A linear map whose second half gates the first (Shazeer 2020, equation 6, GEGLU)."""
 
@@ -330,9 +312,9 @@ class _TransformerBlock(nnx.Module):
 
     def __init__(self, channels: int, features: int, num_heads: int, make: Layers) -> None:
         self.norm1 = make.layer_norm(channels)
-        self.attn1 = _Attention(channels, channels, num_heads, make)
+        self.attn1 = AskedAttention(channels, channels, num_heads, make)
         self.norm2 = make.layer_norm(channels)
-        self.attn2 = _Attention(channels, features, num_heads, make)
+        self.attn2 = AskedAttention(channels, features, num_heads, make)
         self.norm3 = make.layer_norm(channels)
         self.ff = _Perceptron(channels, make)
 

@@ -21,6 +21,7 @@ MODELS = {
 }
 FAMILIES = {
     "DiTPipeline": "jaxsearch.zoo.dit",
+    "PixArtSigmaPipeline": "jaxsearch.zoo.pixart_sigma",
     "StableDiffusionPipeline": "jaxsearch.zoo.stable_diffusion",
     "StableDiffusionXLPipeline": "jaxsearch.zoo.stable_diffusion_xl",
     "dit": "jaxsearch.zoo.dit",

@@ -49,6 +49,11 @@ def _file(part: str, name: str) -> str:
     return name if part == "." else f"{part}/{name}"
 
 
+def _shards(name: str) -> tuple[str, str]:
+    """What a file of weights is where it is several: patterns of its index and of its parts."""
+    return name + INDEX, name.replace(".safetensors", "-*.safetensors")
+
+
 @functools.cache  # a run asks for its model several times
 def fetched(name: str, kind: Kind = "pipeline") -> Path:
     """The folder that a repository of the hub was fetched to; from the second time on it is there.
@@ -75,7 +80,8 @@ def fetched(name: str, kind: Kind = "pipeline") -> Path:
         fetch = functools.partial(
             huggingface_hub.snapshot_download, repository, revision=revision or None
         )
-        folder = Path(fetch(allow_patterns=[*_CONFIGS[kind], *weights]))
+        parts = [shard for name in weights for shard in _shards(name)] if kind == "pipeline" else []
+        folder = Path(fetch(allow_patterns=[*_CONFIGS[kind], *weights, *parts]))
         # Older repositories have some weights in PyTorch's own format only.
         older = [
             former

@@ -11,24 +11,26 @@ from jaxsearch.models.autoencoder_kl import autoencoder_config
 from jaxsearch.models.configs import read_json
 
 
-def check_parts(path: Path, wanted_of: Mapping[str, str]) -> None:
+def check_parts(path: Path, wanted_of: Mapping[str, str | tuple[str, ...]]) -> None:
     """Refuses a pipeline whose networks are of other classes.
 
     Args:
         path: its `model_index.json`.
-        wanted_of: part -> the class that it must have.
+        wanted_of: part -> the class that it must have, or those of which it must have one.
 
     Raises:
         ValueError: naming the first part that is missing or of another class.
     """
     parts = read_json(path)
     for part, wanted in wanted_of.items():
+        known = (wanted,) if isinstance(wanted, str) else wanted
         if part not in parts:
-            raise ValueError(f"{path} has no {part}: its class must be {wanted}")
+            raise ValueError(f"{path} has no {part}: its class must be {' or '.join(known)}")
         value = parts[part]
         found = value[-1] if isinstance(value, list) and value else value
-        if found != wanted:
-            raise ValueError(f"{path}: {part} is {found!r}: only {wanted!r} is supported")
+        if found not in known:
+            only = " or ".join(map(repr, known))
+            raise ValueError(f"{path}: {part} is {found!r}: only {only} is supported")
 
 
 def config_of(

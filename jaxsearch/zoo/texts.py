@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsearch.core.types import Array, PyTree
+from jaxsearch.core.types import PyTree
 
 Encoded = TypeVar("Encoded")
 
@@ -35,9 +35,9 @@ def text_ids(texts: Sequence[str]) -> np.ndarray:
 
 
 def text_encoder(
-    network: Callable[[PyTree, Array], Encoded],
+    network: Callable[..., Encoded],
     params: PyTree,
-    tokenise: Callable[[Sequence[str]], np.ndarray],
+    tokenise: Callable[[Sequence[str]], np.ndarray | tuple[np.ndarray, ...]],
     *,
     vocab_size: int,
     source: str | os.PathLike[str],
@@ -47,10 +47,10 @@ def text_encoder(
     They are encoded once: what was made of a text is kept on the host.
 
     Args:
-        network: `(params, ids [n, length]) -> [n, ...]`, or a tree of such; the same object is
-            compiled once.
+        network: `(params, ids [n, length]) -> [n, ...]`, or a tree of such, with what `tokenise`
+            gives besides behind the ids; the same object is compiled once.
         params: its weights.
-        tokenise: texts to ids.
+        tokenise: texts to ids, or to ids and more rows [P, ...].
         vocab_size: how many tokens the network knows.
         source: where it is from, for messages.
     """
@@ -66,7 +66,9 @@ def text_encoder(
         return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *rows)
 
     def made(texts: Sequence[str]) -> list[PyTree]:
-        ids = tokenise(texts)
+        rows = tokenise(texts)
+        rows = rows if isinstance(rows, tuple) else (rows,)
+        ids = rows[0]
         if ids.max(initial=0) >= vocab_size:
             raise ValueError(
                 f"{source}: the tokenizer has a token {ids.max()}, but the text encoder's "
@@ -74,7 +76,10 @@ def text_encoder(
             )
         weights = jax.device_put(params)
         # One by one: in a batch, what is beside a prompt could change its last bits.
-        return [jax.device_get(run(weights, jnp.asarray(row[None]))) for row in ids]
+        return [
+            jax.device_get(run(weights, *(jnp.asarray(part[None]) for part in row)))
+            for row in zip(*rows, strict=True)
+        ]
 
     return encode
 

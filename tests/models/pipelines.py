@@ -210,3 +210,56 @@ def stable_diffusion_xl(folder: Path, *, turbo: bool = False) -> tuple[Any, Path
     for name in tokenizers:
         (folder / name / "tokenizer.json").unlink()
     return pipeline, folder
+
+
+def write_t5_tokenizer(folder: Path) -> Any:
+    """T5's `tokenizer.json` with a small vocabulary, and the tokenizer that wrote it."""
+    from transformers import T5Tokenizer
+
+    letters = [chr(code) for code in range(0x61, 0x7B)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    pieces += [(letter, -5.0) for letter in letters]
+    pieces += [("▁the", -1.0), ("▁cat", -1.5), ("at", -2.0), ("'", -4.0), ("1", -6.0)]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+PIXART = {
+    "sample_size": 8,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "num_layers": 2,
+    "cross_attention_dim": 16,
+    "caption_channels": 12,
+    "use_additional_conditions": False,
+}
+
+
+def pixart_sigma(folder: Path) -> tuple[Any, Path]:
+    """A `PixArtSigmaPipeline` and the folder it was written to. Pictures are 16x16."""
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+    )
+    from transformers import T5Config, T5EncoderModel
+
+    (folder / "tokenizer").mkdir()
+    tokenizer = write_t5_tokenizer(folder / "tokenizer")
+    text = T5Config(
+        vocab_size=len(tokenizer), d_model=12, d_kv=5, d_ff=20, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    networks = {
+        "transformer": PixArtTransformer2DModel(**PIXART),
+        "vae": AutoencoderKL(**{**_VAE, "scaling_factor": 0.13025}),
+        "text_encoder": T5EncoderModel(text),
+    }
+    parts = {name: written(network, folder / name)[0] for name, network in networks.items()}
+    steps = DDIMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False, steps_offset=1)
+    pipeline = PixArtSigmaPipeline(**parts, tokenizer=tokenizer, scheduler=steps)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder)
+    return pipeline, folder
