@@ -272,7 +272,13 @@ def trained_steps(
 
 
 @reused
-def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Schedule:
+def shifted(
+    process: Process,
+    *,
+    num_steps: int = 30,
+    shift: float = 1.0,
+    smallest: float | None = None,
+) -> Schedule:
     """Even times from 1 to 0, moved towards noise by `shift` (Esser et al. 2024, equation 23).
 
     `t' = shift*t / (1 + (shift - 1)*t)`; 1 leaves them even.
@@ -281,6 +287,8 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
         process: `flow` or `trigonometric`, whose times go from 1 to 0.
         num_steps: T, solver steps, at least 1.
         shift: how far times move towards noise, above 0.
+        smallest: the last time before the clean sample, before it is moved, in (0, 1); others are
+            even from 1 to it. null: as far from 0 as from the one before.
 
     Raises:
         ValueError: if the process has other times, or a number is out of its range.
@@ -291,7 +299,11 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
         raise ValueError(
             f"the {process.name} process has no times from 1 to 0: take the schedule karras"
         )
-    times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
+    if smallest is None:
+        times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
+    else:
+        check_range("smallest", smallest, 0.0, 1.0, open_low=True, open_high=True)
+        times = np.linspace(1.0, smallest, num_steps)
     return at(process, shift * times / (1.0 + (shift - 1.0) * times))
 
 

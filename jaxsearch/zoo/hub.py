@@ -23,6 +23,7 @@ _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
         "vae": OF_DIFFUSERS,
         "text_encoder": OF_TRANSFORMERS,
         "text_encoder_2": OF_TRANSFORMERS,
+        "text_encoder_3": OF_TRANSFORMERS,
     },
     "encoder": {".": OF_TRANSFORMERS},
 }

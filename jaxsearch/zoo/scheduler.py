@@ -117,3 +117,38 @@ def scheduler(entries: Mapping[str, Any]) -> Scheduler:
             "final": "clean" if clean else "first",
         },
     )
+
+
+def flow_scheduler(entries: Mapping[str, Any]) -> dict[str, float]:
+    """Settings of the schedule `shifted`, as a `FlowMatchEulerDiscreteScheduler` has its steps.
+
+    That moves the first and last step of training by its shift, takes even times between them, and
+    moves those by the shift once more.
+
+    Raises:
+        ValueError: naming the first entry that is missing, unknown, or of a value that is not
+            supported.
+    """
+    check_entries(
+        entries,
+        needed=("_class_name", "num_train_timesteps", "shift"),
+        # Of a shift that hangs on the size of a picture, which is off.
+        optional=(
+            *("base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift"),
+            "time_shift_type",
+        ),
+        fixed={
+            "_class_name": ("FlowMatchEulerDiscreteScheduler",),
+            "invert_sigmas": (False,),
+            "shift_terminal": (None,),
+            "stochastic_sampling": (False,),
+            "use_beta_sigmas": (False,),
+            "use_dynamic_shifting": (False,),
+            "use_exponential_sigmas": (False,),
+            "use_karras_sigmas": (False,),
+        },
+    )
+    shift, num = number(entries, "shift", 1.0), entries["num_train_timesteps"]
+    check_range("the config's shift", shift, 0.0, open_low=True)
+    check_count("the config's num_train_timesteps", num, 2)
+    return {"shift": shift, "smallest": shift / (num + shift - 1.0)}

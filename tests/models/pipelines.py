@@ -263,3 +263,69 @@ def pixart_sigma(folder: Path) -> tuple[Any, Path]:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(folder)
     return pipeline, folder
+
+
+MMDIT = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 40,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 30,
+    "pos_embed_max_size": 6,
+}
+
+
+def stable_diffusion_3(folder: Path) -> tuple[Any, Path]:
+    """A `StableDiffusion3Pipeline` and the folder it was written to. Pictures are 16x16."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        T5Config,
+        T5EncoderModel,
+    )
+
+    for name, padding in {"tokenizer": END, "tokenizer_2": "!"}.items():
+        (folder / name).mkdir()
+        write_tokenizer(folder / name, padding=padding, length=LENGTH)
+    (folder / "tokenizer_3").mkdir()
+    pieces = write_t5_tokenizer(folder / "tokenizer_3")
+    ends = {"vocab_size": len(vocabulary()), "bos_token_id": vocabulary()[START]}
+    clip = {**_TEXT, **ends, "eos_token_id": 2}
+    t5 = T5Config(
+        vocab_size=len(pieces), d_model=40, d_kv=5, d_ff=20, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    vae = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.0609}
+    networks = {
+        "transformer": SD3Transformer2DModel(**MMDIT),
+        "vae": AutoencoderKL(**{**_VAE, "scaling_factor": 1.5305, **vae}),
+        "text_encoder": CLIPTextModelWithProjection(CLIPTextConfig(**clip, projection_dim=14)),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            CLIPTextConfig(**{**clip, "hidden_size": 20}, projection_dim=16, hidden_act="gelu")
+        ),
+        "text_encoder_3": T5EncoderModel(t5),
+    }
+    parts = {name: written(network, folder / name)[0] for name, network in networks.items()}
+    pipeline = StableDiffusion3Pipeline(
+        **parts,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
+        tokenizer_3=pieces,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        (folder / name / "tokenizer.json").unlink()
+    return pipeline, folder
