@@ -72,9 +72,9 @@ def wanted(reference, height, width):
     ).sample
 
 
-@pytest.mark.parametrize("size", [(8, 8), (6, 10)], ids=str)
+@pytest.mark.parametrize("size", [(6, 10)], ids=str)  # that of the training in `tests/zoo`
 def test_computes_as_diffusers_does(pair, size, record_property):
-    """At the size that it was trained with, and at an oblong one.
+    """At an oblong size, in the middle of the table of places.
 
     Kills: places from a corner; rows for columns; the text's scale for its shift in the last block;
     the second attention asked of what the first has changed; gates exchanged; queries and keys not

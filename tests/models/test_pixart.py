@@ -69,9 +69,9 @@ def wanted(reference, height, width):
     ).sample[:, :4]
 
 
-@pytest.mark.parametrize("size", [(8, 8), (6, 10)], ids=str)
+@pytest.mark.parametrize("size", [(6, 10)], ids=str)  # that of the training in `tests/zoo`
 def test_computes_as_diffusers_does(usual, size, record_property):
-    """At the size that it was trained with, and at another.
+    """At another size than it was trained with.
 
     Kills: padding that is asked; rows for columns; places not as if they were the trained ones; the
     text's part modulated; shifts, scales and gates in another order; the variance for the noise;
