@@ -24,7 +24,7 @@ from jaxsearch.searchers import (
     zero_order,
 )
 from jaxsearch.searchers.early_stop import early_stop
-from jaxsearch.solvers import first_order, heun
+from jaxsearch.solvers import first_order, flow_sde, heun
 
 
 class SearcherCase(NamedTuple):
@@ -156,5 +156,6 @@ def solvers() -> dict[str, Solver]:
         "heun_edm": heun(karras(edm(), num_steps=NUM_STEPS, sigma_max=20.0)),
         "ddpm": first_order(trained_steps(vp, num_steps=NUM_STEPS, spacing="trailing")),
         "flow_sde": first_order(shifted(flow(), num_steps=NUM_STEPS)),
+        "chosen_diffusion": flow_sde(shifted(flow(), num_steps=NUM_STEPS)),
         "ddim": first_order(trained_steps(vp, num_steps=NUM_STEPS), eta=0.0),
     }

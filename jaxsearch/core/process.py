@@ -102,6 +102,42 @@ def trigonometric() -> Process:
     )
 
 
+@functools.cache
+def continuous_variance_preserving(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """`alpha(s)^2 = exp(-s^2*(beta_max - beta_min)/2 - s*beta_min)`, `sigma^2 = 1 - alpha^2`.
+
+    Time goes from 0, the clean sample, to 1 (Song et al. 2021, *Score-based generative modeling
+    through stochastic differential equations*, equation 33).
+
+    Args:
+        beta_min: the rate of noise at time 0, above 0.
+        beta_max: the rate at time 1, above the former.
+
+    Raises:
+        ValueError: if a rate is out of its range.
+    """
+    check_range("beta_min", beta_min, 0.0, open_low=True)
+    check_range("beta_max", beta_max, beta_min, open_low=True)
+    growth = beta_max - beta_min
+
+    def log_alpha(s: np.ndarray) -> np.ndarray:
+        return -0.25 * growth * np.square(s) - 0.5 * beta_min * np.asarray(s)
+
+    def time(ratio: np.ndarray) -> np.ndarray:
+        spent = np.log1p(np.square(np.asarray(ratio, np.float64)))  # -2 * log alpha
+        with np.errstate(invalid="ignore"):
+            found = 2.0 * spent / (beta_min + np.sqrt(beta_min**2 + 2.0 * growth * spent))
+        return np.where(np.isinf(spent), np.inf, found)
+
+    return Process(
+        name="continuous_variance_preserving",
+        alpha=lambda s: np.exp(log_alpha(s)),
+        sigma=lambda s: np.sqrt(-np.expm1(2.0 * log_alpha(s))),
+        time=time,
+        prior_scale=lambda s: 1.0,
+    )
+
+
 # --------------------------------------------------------------------------------------- schedules
 
 
@@ -170,12 +206,21 @@ def karras(
         levels = (start + ramp * (end - start)) ** rho
     if not np.isclose(levels[0], sigma_max):
         raise ValueError(f"rho is {rho:g}: sigma^(1/rho) leaves float64; take a rho nearer to 7")
+    return _at_levels(process, levels)
+
+
+def _at_levels(process: Process, levels: np.ndarray) -> Schedule:
+    """The schedule that visits noise-to-signal ratios [T], finite and above 0.
+
+    Raises:
+        ValueError: if the process does not have them.
+    """
     times = process.time(levels)
     reached = process.sigma(times) / process.alpha(times)
     if not np.allclose(reached, levels, rtol=1e-6, atol=0):
         raise ValueError(
-            f"the {process.name} process has no noise-to-signal ratios from {sigma_max:g} to "
-            f"{sigma_min:g}, only from {reached.max():g} to {reached.min():g} of these"
+            f"the {process.name} process has no noise-to-signal ratios from {levels[0]:g} to "
+            f"{levels[-1]:g}, only from {reached.max():g} to {reached.min():g} of these"
         )
     return at(process, times)
 
@@ -227,7 +272,13 @@ def trained_steps(
 
 
 @reused
-def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Schedule:
+def shifted(
+    process: Process,
+    *,
+    num_steps: int = 30,
+    shift: float = 1.0,
+    smallest: float | None = None,
+) -> Schedule:
     """Even times from 1 to 0, moved towards noise by `shift` (Esser et al. 2024, equation 23).
 
     `t' = shift*t / (1 + (shift - 1)*t)`; 1 leaves them even.
@@ -236,6 +287,8 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
         process: `flow` or `trigonometric`, whose times go from 1 to 0.
         num_steps: T, solver steps, at least 1.
         shift: how far times move towards noise, above 0.
+        smallest: the last time before the clean sample, before it is moved, in (0, 1); others are
+            even from 1 to it. null: as far from 0 as from the one before.
 
     Raises:
         ValueError: if the process has other times, or a number is out of its range.
@@ -246,13 +299,45 @@ def shifted(process: Process, *, num_steps: int = 30, shift: float = 1.0) -> Sch
         raise ValueError(
             f"the {process.name} process has no times from 1 to 0: take the schedule karras"
         )
-    times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
+    if smallest is None:
+        times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
+    else:
+        check_range("smallest", smallest, 0.0, 1.0, open_low=True, open_high=True)
+        times = np.linspace(1.0, smallest, num_steps)
     return at(process, shift * times / (1.0 + (shift - 1.0) * times))
+
+
+@reused
+def variance_preserving_path(
+    process: Process, *, num_steps: int = 30, beta_min: float = 0.1, beta_max: float = 20.0
+) -> Schedule:
+    """Even times of the variance-preserving path, whatever path the network was trained on.
+
+    Noise-to-signal ratios are what two paths have in common: where theirs are equal, a latent of
+    one is a latent of the other times a number, and clean estimate and noise are the same. So the
+    change of path (Kim et al. 2025, *Inference-time scaling for flow models via stochastic
+    generation and rollover budget forcing*, section 4) is where a solver stops. Half
+    of these times lie above 0.77 of a straight path.
+
+    Args:
+        process: any that reaches the path's first ratio, 152 by default.
+        num_steps: T, solver steps, at least 1.
+        beta_min: the rate of noise at the clean end, above 0.
+        beta_max: the rate at the other end, above the former.
+
+    Raises:
+        ValueError: if a number is out of its range, or the process does not reach the ratios.
+    """
+    check_count("num_steps", num_steps)
+    path = continuous_variance_preserving(beta_min=beta_min, beta_max=beta_max)
+    times = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
+    return _at_levels(process, path.sigma(times) / path.alpha(times))
 
 
 SCHEDULES = {
     "karras": karras,
     "shifted": shifted,
     "trained_steps": trained_steps,
+    "variance_preserving_path": variance_preserving_path,
 }
 """Schedules by name: `(process, *, settings) -> Schedule`."""

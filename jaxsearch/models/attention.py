@@ -20,28 +20,40 @@ def attention(
     value: Array,
     *,
     causal: bool = False,
-    lengths: Array | None = None,
+    seen: Array | None = None,
+    bias: Array | None = None,
+    scale: float | None = None,
 ) -> Array:
     """Softmax attention of heads [n, length, heads, channels].
 
     Scaled by `1 / sqrt(channels)` (Vaswani et al. 2017, equation 1); the softmax is in float32.
-    Keys and values may have another length than the queries. Where it is causal, a place sees
-    itself and those before it only. Of `lengths` [n] int32, from 1, keys and values beyond are seen
-    by nobody.
+    Keys and values may have another length than the queries.
 
     In bfloat16 and on NVIDIA's GPUs it is cuDNN's flash attention, which never has all pairs of
     places in memory, unless a head has more than 128 channels or a number of them that 8 does not
-    divide.
+    divide. With a mask or a bias it is XLA's own.
+
+    Args:
+        query: [n, length, heads, channels].
+        key: [n, other length, heads, channels].
+        value: as `key`.
+        causal: whether a place sees itself and those before it only.
+        seen: [n, other length] bool, which keys are seen at all; None: all of them. One at least.
+        bias: [heads, length, other length], added to the scaled products; None: nothing.
+        scale: by what products are multiplied; None: `1 / sqrt(channels)`.
     """
+    asked = seen is not None or bias is not None or scale is not None
     # JAX's own function promotes bfloat16 inside.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
             query,
             key,
             value,
+            bias=None if bias is None else bias[None],
+            mask=None if seen is None else seen[:, None, None, :],
+            scale=scale,
             is_causal=causal,
-            key_value_seq_lengths=lengths,
-            implementation=implementation(query),
+            implementation="xla" if asked else implementation(query),
         )
 
 

@@ -185,12 +185,12 @@ class _Heads(nnx.Module):
         self.key = make.linear(source_size, config.hidden_size)
         self.value = make.linear(source_size, config.hidden_size)
 
-    def __call__(self, x: Array, source: Array, lengths: Array | None) -> Array:
+    def __call__(self, x: Array, source: Array, seen: Array | None) -> Array:
         query, key, value = (
             layer(given).reshape(*given.shape[:2], self.num_heads, -1)
             for layer, given in ((self.query, x), (self.key, source), (self.value, source))
         )
-        return attention(query, key, value, lengths=lengths).reshape(x.shape)
+        return attention(query, key, value, seen=seen).reshape(x.shape)
 
 
 class _Added(nnx.Module):
@@ -209,8 +209,8 @@ class _Attention(nnx.Module):
         self.self = _Heads(config, source_size, make)
         self.output = _Added(config.hidden_size, config, make)
 
-    def __call__(self, x: Array, source: Array, lengths: Array | None = None) -> Array:
-        return self.output(self.self(x, source, lengths), x)
+    def __call__(self, x: Array, source: Array, seen: Array | None = None) -> Array:
+        return self.output(self.self(x, source, seen), x)
 
 
 class _Dense(nnx.Module):
@@ -229,8 +229,8 @@ class _Layer(nnx.Module):
         self.intermediate = _Dense(config, make)
         self.output = _Added(config.intermediate_size, config, make)
 
-    def __call__(self, x: Array, lengths: Array, images: Array) -> Array:
-        x = self.crossattention(self.attention(x, x, lengths), images)
+    def __call__(self, x: Array, seen: Array, images: Array) -> Array:
+        x = self.crossattention(self.attention(x, x, seen), images)
         return self.output(self.intermediate(x), x)
 
 
@@ -289,12 +289,12 @@ class BlipTexts(nnx.Module):
                 nothing.
             images: tokens of images [n, tokens, image_size], all of which are seen.
         """
-        return self.encoder.layer(self.states(ids), self.lengths(ids), images)
+        return self.encoder.layer(self.states(ids), self.seen(ids), images)
 
     def states(self, ids: Array) -> Array:
         """What the first layer is given, [n, length, hidden_size] float32."""
         return self.embeddings(jnp.maximum(ids, 0))
 
-    def lengths(self, ids: Array) -> Array:
-        """How many tokens a text has, [n] int32."""
-        return jnp.sum(ids >= 0, axis=1, dtype=jnp.int32)
+    def seen(self, ids: Array) -> Array:
+        """Which places hold a token of a text, [n, length] bool."""
+        return ids >= 0

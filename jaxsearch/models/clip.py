@@ -20,7 +20,7 @@ from flax import nnx
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array, PyTree
-from jaxsearch.models.clip_text import ClipText, ClipTextConfig
+from jaxsearch.models.clip_text import ClipText, ClipTextConfig, end_of, pooled
 from jaxsearch.models.clip_vision import ClipVision, ClipVisionConfig
 from jaxsearch.models.folders import (
     OF_ANY_MODEL,
@@ -47,8 +47,7 @@ class ClipConfig:
         text: of the text encoder.
         vision: of the image encoder.
         projection_dim: features of the embeddings.
-        end: the token that a text ends with, at whose first place it is read; None: its largest
-            token's first place.
+        end: the token that a text ends with, as `clip_text.pooled` takes it.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -74,8 +73,6 @@ _TEXT = {
 }
 _VISION = {field.name: field.default for field in dataclasses.fields(ClipVisionConfig)}
 _PROJECTION = 512
-# With this token, which is a letter, configs were written before `transformers` read it.
-_READ_BY_NOBODY = 2
 
 
 def clip_config(entries: Mapping[str, Any]) -> ClipConfig:
@@ -95,12 +92,12 @@ def clip_config(entries: Mapping[str, Any]) -> ClipConfig:
         fixed={"architectures": (["CLIPModel"],), "model_type": ("clip",)},
     )
     text, vision = _part(entries, "text", _TEXT), _part(entries, "vision", _VISION)
-    end = text.pop("eos_token_id")
+    end = end_of({"eos_token_id": text.pop("eos_token_id")})
     return ClipConfig(
         text=ClipTextConfig(**text),
         vision=ClipVisionConfig(**vision),
         projection_dim=entries.get("projection_dim", _PROJECTION),
-        end=None if end == _READ_BY_NOBODY else end,
+        end=end,
     )
 
 
@@ -161,13 +158,10 @@ class ClipTexts(nnx.Module):
         """[n, projection_dim] float32, of any length.
 
         Args:
-            ids: tokens [n, length] int32, as `ClipText` takes them. A text without its end is read
-                at its first token.
+            ids: tokens [n, length] int32, as `ClipText` takes them.
         """
         states = self.text_model(ids)
-        place = jnp.argmax(ids if self.end is None else ids == self.end, axis=1)
-        pooled = jnp.take_along_axis(states, place[:, None, None], axis=1)[:, 0]
-        return self.text_projection(pooled).astype(jnp.float32)
+        return self.text_projection(pooled(states, ids, self.end)).astype(jnp.float32)
 
 
 class Clip(nnx.Module):

@@ -72,8 +72,14 @@ class ClipTextConfig:
         check_shape(self, ACTIVATIONS)
 
 
-def clip_text_config(entries: Mapping[str, Any]) -> ClipTextConfig:
+def clip_text_config(
+    entries: Mapping[str, Any], *, architecture: str = "CLIPTextModel"
+) -> ClipTextConfig:
     """The config that `transformers` writes beside a `CLIPTextModel`, as its `config.json` has it.
+
+    Args:
+        entries: of the file.
+        architecture: the class that it must be of.
 
     Raises:
         ValueError: naming the first entry that is missing, unknown, or of a value that is not
@@ -89,7 +95,7 @@ def clip_text_config(entries: Mapping[str, Any]) -> ClipTextConfig:
             *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"),
         ),
         fixed={
-            "architectures": (["CLIPTextModel"],),
+            "architectures": ([architecture],),
             "model_type": ("clip_text_model",),
             "attention_dropout": (0.0, 0),
             "dropout": (0.0, 0),
@@ -130,6 +136,32 @@ class ClipText(nnx.Module):
                 `max_position_embeddings`. All of them are seen, those of the padding too.
         """
         return self.final_layer_norm(self.encoder(self.embeddings(ids)))
+
+
+def pooled(states: Array, ids: Array, end: int | None) -> Array:
+    """The states [n, features] of the tokens that texts end with, where they are read as a whole.
+
+    Args:
+        states: [n, length, features].
+        ids: tokens [n, length] int32. A text without its end is read at its first token.
+        end: the token that a text ends with, at whose first place it is read; None: its largest
+            token's first place.
+    """
+    place = jnp.argmax(ids if end is None else ids == end, axis=1)
+    return jnp.take_along_axis(states, place[:, None, None], axis=1)[:, 0]
+
+
+_READ_BY_NOBODY = 2
+_END = 49407
+
+
+def end_of(entries: Mapping[str, Any]) -> int | None:
+    """The token that texts end with, for `pooled`, as a config has it.
+
+    With the number 2, which is a letter, configs were written before `transformers` read it.
+    """
+    end = entries.get("eos_token_id", _END)
+    return None if end == _READ_BY_NOBODY else end
 
 
 # ------------------------------------------------------------------------------------------ in use

@@ -107,16 +107,24 @@ class DiTConfig:
 # ----------------------------------------------------------------------------------------- network
 
 
+def line_embedding(positions: np.ndarray, features: int) -> np.ndarray:
+    """Positions [length] as sines, then cosines, [length, features] float64.
+
+    They are those of `position / 10000^(i / (features/2))`.
+    """
+    half = features // 2
+    frequencies = _LONGEST_PERIOD ** -(np.arange(half) / half)
+    angles = positions[:, None] * frequencies[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
 def position_embedding(grid: int, features: int) -> np.ndarray:
     """Where each token of a square grid stands, [1, grid*grid, features] float32, rows first.
 
     The first half of the features says which column it is in and the second half which row, each by
     sines and then cosines of `position / 10000^(i / (features/4))`.
     """
-    quarter = features // 4
-    frequencies = _LONGEST_PERIOD ** -(np.arange(quarter) / quarter)
-    angles = np.arange(grid)[:, None] * frequencies[None, :]
-    line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)  # [grid, features/2]
+    line = line_embedding(np.arange(grid), features // 2)
     shape = (grid, grid, features // 2)
     column, row = np.broadcast_to(line[None, :], shape), np.broadcast_to(line[:, None], shape)
     both = np.concatenate([column, row], axis=2)

@@ -118,6 +118,16 @@ class Layers(NamedTuple):
             rngs=self.rngs,
         )
 
+    def rms_norm(self, features: int) -> nnx.RMSNorm:
+        """A division of the last axis by its root mean square."""
+        return nnx.RMSNorm(
+            features,
+            epsilon=self.epsilon,
+            dtype=jnp.float32,
+            use_fast_variance=False,
+            rngs=self.rngs,
+        )
+
     def layer_norm(self, features: int) -> nnx.LayerNorm:
         """A normalisation of the last axis."""
         return nnx.LayerNorm(

@@ -1,10 +1,12 @@
-"""The network of Stable Diffusion 1 and 2: a U-net that asks a text at most of its resolutions.
+"""The network of Stable Diffusion 1, 2 and XL: a U-net that asks a text at most of its resolutions.
 
 Attributes are named as the keys of `diffusers` are: `down_blocks.0.attentions.1.proj_in`. Whether
 that is a convolution of size 1 or a linear map is the same here: the last axis are the channels.
 
-Reference: Rombach, Blattmann, Lorenz, Esser, Ommer, *High-resolution image synthesis with latent
-diffusion models*, 2022, section 3.3, https://arxiv.org/abs/2112.10752.
+References: Rombach, Blattmann, Lorenz, Esser, Ommer, *High-resolution image synthesis with latent
+diffusion models*, 2022, section 3.3, https://arxiv.org/abs/2112.10752; Podell et al., *SDXL:
+improving latent diffusion models for high-resolution image synthesis*, 2023, sections 2.1 and 2.2,
+https://arxiv.org/abs/2307.01952.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from flax import nnx
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, PyTree
-from jaxsearch.models.attention import attention
+from jaxsearch.models.asked_attention import AskedAttention
 from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.embeddings import sinusoidal
 from jaxsearch.models.folders import (
@@ -33,10 +35,29 @@ from jaxsearch.models.folders import (
 from jaxsearch.models.layers import Layers, compute_type, run, unchanged
 from jaxsearch.models.loading import abstract_module, network_of
 from jaxsearch.models.residual import Residual, Up
+from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.state_dict import load_state_dict
 
 _TRANSFORMER_EPSILON = 1e-6  # of the normalisation before a transformer
 _TOKEN_EPSILON = 1e-5  # of those inside it
+
+SIZES = 6
+"""How many numbers a network is told of a picture's size."""
+
+
+class SizedText(NamedTuple):
+    """What a network is told that knows sizes too (Podell et al. 2023, section 2.2).
+
+    Attributes:
+        text: tokens [n, length, cross_attention_dim] float32.
+        pooled: the text as a whole, [n, pooled_features] float32.
+        sizes: height and width of the picture before it was resized, top and left of what was cut
+            out of it, and height and width of that, in pixels: [n, 6] float32.
+    """
+
+    text: Array
+    pooled: Array
+    sizes: Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +72,11 @@ class UNetConfig:
         down_attends: at which resolutions the way down asks the text.
         up_attends: at which resolutions the way up does, the coarsest first.
         layers_per_block: residual blocks at each resolution on the way down; up there is one more.
+        transformer_layers: blocks of a transformer at each resolution.
         cross_attention_dim: features of a token of the text.
+        addition_time_embed_dim: features of each of the numbers of a size, an even number; 0: the
+            network is told a text alone.
+        pooled_features: of a text as a whole; 0 where it is told a text alone.
         norm_num_groups: groups of each normalisation; it divides all channels.
         norm_eps: of the normalisations in residual blocks, above 0.
         flip_sin_to_cos: whether the embedding of time has the cosines first.
@@ -68,7 +93,10 @@ class UNetConfig:
     down_attends: tuple[bool, ...] = (True, True, True, False)
     up_attends: tuple[bool, ...] = (False, True, True, True)
     layers_per_block: int = 2
+    transformer_layers: tuple[int, ...] = (1, 1, 1, 1)
     cross_attention_dim: int = 768
+    addition_time_embed_dim: int = 0
+    pooled_features: int = 0
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
@@ -81,7 +109,7 @@ class UNetConfig:
             check_count(name, getattr(self, name))
         widths = self.block_out_channels
         check_count("the number of block_out_channels", len(widths))
-        for name in ("num_heads", "down_attends", "up_attends"):
+        for name in ("num_heads", "down_attends", "up_attends", "transformer_layers"):
             if len(getattr(self, name)) != len(widths):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}: it must have one entry for each of "
@@ -95,6 +123,13 @@ class UNetConfig:
                     raise ValueError(
                         f"{name} has {divisor}, which does not divide block_out_channels {widths}"
                     )
+        for num in self.transformer_layers:
+            check_count("an entry of transformer_layers", num, high=MOST_BLOCKS)
+        told = self.addition_time_embed_dim, self.pooled_features
+        for name, value in zip(("addition_time_embed_dim", "pooled_features"), told, strict=True):
+            check_count(name, value, 1 if any(told) else 0)
+        if told[0] % 2:
+            raise ValueError(f"addition_time_embed_dim is {told[0]}: it must be even")
         if widths[0] % 2:
             raise ValueError(f"block_out_channels is {widths}: the first must be even")
         check_range("norm_eps", self.norm_eps, 0.0, open_low=True)
@@ -130,13 +165,14 @@ def unet_config(entries: Mapping[str, Any]) -> UNetConfig:
         # float32 here in any case. The last two go with entries that are absent or null.
         optional=(
             *("use_linear_projection", "upcast_attention", "norm_num_groups", "norm_eps"),
+            *("addition_time_embed_dim", "projection_class_embeddings_input_dim"),
+            *("transformer_layers_per_block",),
             *("addition_embed_type_num_heads", "class_embeddings_concat"),
         ),
         fixed={
             "_class_name": ("UNet2DConditionModel",),
             "act_fn": ("silu",),
-            "addition_embed_type": (None,),
-            "addition_time_embed_dim": (None,),
+            "addition_embed_type": (None, "text_time"),
             "attention_type": ("default",),
             "center_input_sample": (False,),
             "class_embed_type": (None,),
@@ -154,7 +190,6 @@ def unet_config(entries: Mapping[str, Any]) -> UNetConfig:
             "num_attention_heads": (None,),
             "num_class_embeds": (None,),
             "only_cross_attention": (False,),
-            "projection_class_embeddings_input_dim": (None,),
             "resnet_out_scale_factor": (1.0, 1),
             "resnet_skip_time_act": (False,),
             "resnet_time_scale_shift": ("default",),
@@ -164,7 +199,6 @@ def unet_config(entries: Mapping[str, Any]) -> UNetConfig:
             "time_embedding_dim": (None,),
             "time_embedding_type": ("positional",),
             "timestep_post_act": (None,),
-            "transformer_layers_per_block": (1,),
         },
     )
     for name in ("block_out_channels", *_ATTENDS):
@@ -188,20 +222,53 @@ def unet_config(entries: Mapping[str, Any]) -> UNetConfig:
             f"the config's flip_sin_to_cos is {entries['flip_sin_to_cos']!r}: it must be true or "
             "false"
         )
+    numbers, pooled = _told(entries)
     return UNetConfig(
         sample_size=entries["sample_size"],
         in_channels=entries["in_channels"],
         block_out_channels=widths,
-        num_heads=tuple(heads) if isinstance(heads, list | tuple) else (heads,) * len(widths),
+        num_heads=_for_each(heads, widths),
         down_attends=attends["down_block_types"],
         up_attends=attends["up_block_types"],
         layers_per_block=entries["layers_per_block"],
+        transformer_layers=_for_each(entries.get("transformer_layers_per_block", 1), widths),
         cross_attention_dim=entries["cross_attention_dim"],
+        addition_time_embed_dim=numbers,
+        pooled_features=pooled,
         norm_num_groups=entries.get("norm_num_groups", 32),
         norm_eps=number(entries, "norm_eps", 1e-5),
         flip_sin_to_cos=entries["flip_sin_to_cos"],
         freq_shift=entries["freq_shift"],
     )
+
+
+def _for_each(value: Any, widths: tuple[int, ...]) -> tuple[Any, ...]:
+    """An entry for all resolutions, or for each."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * len(widths)
+
+
+def _told(entries: Mapping[str, Any]) -> tuple[int, int]:
+    """Features of a number of a size, and of a text as a whole."""
+    names = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    if entries.get("addition_embed_type") is None:
+        for name in names:
+            if entries.get(name) is not None:
+                raise ValueError(
+                    f"the config's {name} is {entries[name]!r}: only None is supported where "
+                    "addition_embed_type is None"
+                )
+        return 0, 0
+    numbers, total = (entries.get(name) for name in names)
+    for name, value in zip(names, (numbers, total), strict=True):
+        check_count(f"the config's {name}", value)  # type: ignore[arg-type]
+    assert isinstance(numbers, int)
+    assert isinstance(total, int)
+    if total <= SIZES * numbers:
+        raise ValueError(
+            f"the config's {names[1]} is {total}: it must be more than {SIZES} times {names[0]}, "
+            f"{numbers}"
+        )
+    return numbers, total - SIZES * numbers
 
 
 # ----------------------------------------------------------------------------------------- network
@@ -216,24 +283,6 @@ class _Time(nnx.Module):
 
     def __call__(self, features: Array) -> Array:
         return self.linear_2(jax.nn.silu(self.linear_1(features)))
-
-
-class _Attention(nnx.Module):
-    """Tokens [n, length, channels] ask tokens [n, other length, features]."""
-
-    def __init__(self, channels: int, features: int, num_heads: int, make: Layers) -> None:
-        self.num_heads = num_heads
-        self.to_q = make.linear(channels, channels, use_bias=False)
-        self.to_k = make.linear(features, channels, use_bias=False)
-        self.to_v = make.linear(features, channels, use_bias=False)
-        self.to_out = nnx.List([make.linear(channels, channels)])
-
-    def __call__(self, x: Array, asked: Array) -> Array:
-        def heads(tokens: Array) -> Array:
-            return tokens.reshape(*tokens.shape[:2], self.num_heads, -1)
-
-        mixed = attention(heads(self.to_q(x)), heads(self.to_k(asked)), heads(self.to_v(asked)))
-        return self.to_out[0](mixed.reshape(x.shape))
 
 
 class _Gated(nnx.Module):
@@ -263,9 +312,9 @@ class _TransformerBlock(nnx.Module):
 
     def __init__(self, channels: int, features: int, num_heads: int, make: Layers) -> None:
         self.norm1 = make.layer_norm(channels)
-        self.attn1 = _Attention(channels, channels, num_heads, make)
+        self.attn1 = AskedAttention(channels, channels, num_heads, make)
         self.norm2 = make.layer_norm(channels)
-        self.attn2 = _Attention(channels, features, num_heads, make)
+        self.attn2 = AskedAttention(channels, features, num_heads, make)
         self.norm3 = make.layer_norm(channels)
         self.ff = _Perceptron(channels, make)
 
@@ -277,20 +326,28 @@ class _TransformerBlock(nnx.Module):
 
 
 class _Transformer(nnx.Module):
-    def __init__(self, channels: int, features: int, num_heads: int, make: Layers) -> None:
-        inner = make._replace(epsilon=_TOKEN_EPSILON)
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        num_heads: int,
+        num: int,
+        remat: bool,
+        make: Layers,
+    ) -> None:
+        def block(rngs: nnx.Rngs) -> _TransformerBlock:
+            inner = make._replace(epsilon=_TOKEN_EPSILON, rngs=rngs)
+            return _TransformerBlock(channels, features, num_heads, inner)
+
         self.norm = make._replace(epsilon=_TRANSFORMER_EPSILON).norm(channels)
         self.proj_in = make.linear(channels, channels)
-        self.transformer_blocks = nnx.List(
-            [_TransformerBlock(channels, features, num_heads, inner)]
-        )
+        self.transformer_blocks = Stacked(block, num, remat=remat, rngs=make.rngs)
         self.proj_out = make.linear(channels, channels)
 
     def __call__(self, x: Array, text: Array) -> Array:
         num, height, width, channels = x.shape
         h = self.proj_in(self.norm(x)).reshape(num, height * width, channels)
-        for block in self.transformer_blocks:
-            h = block(h, text)
+        h = self.transformer_blocks(h, text)
         return x + self.proj_out(h).reshape(x.shape)
 
 
@@ -318,7 +375,8 @@ class _Level(nnx.Module):
         make: Layers,
     ) -> None:
         channels, time = config.block_out_channels[level], 4 * config.block_out_channels[0]
-        asked = (channels, config.cross_attention_dim, config.num_heads[level], make)
+        features, num = config.cross_attention_dim, config.transformer_layers[level]
+        asked = (channels, features, config.num_heads[level], num, remat, make)
         self.resnets = nnx.List([Residual(width, channels, make, time=time) for width in inputs])
         self.attentions = nnx.List([_Transformer(*asked) for _ in range(num_transformers)])
         self.remat = remat
@@ -327,7 +385,7 @@ class _Level(nnx.Module):
         """One residual block and the transformer behind it, if there is one."""
         x = run(self.resnets[index], x, time, remat=self.remat)
         if index < len(self.attentions):
-            x = run(self.attentions[index], x, text, remat=self.remat)
+            x = self.attentions[index](x, text)  # computes its blocks again by itself
         return x
 
 
@@ -372,6 +430,9 @@ class UNet2DCondition(nnx.Module):
         self.conv_in = make.conv(config.in_channels, widths[0])
         skips, width = [widths[0]], widths[0]  # channels of what is kept on the way down
         self.time_embedding = _Time(width, 4 * width, make)
+        if config.addition_time_embed_dim:
+            told = config.pooled_features + SIZES * config.addition_time_embed_dim
+            self.add_embedding = _Time(told, 4 * width, make)
         down: list[_DownLevel] = []
         up: list[_UpLevel] = []
         for i, attends in enumerate(config.down_attends):
@@ -391,18 +452,21 @@ class UNet2DCondition(nnx.Module):
         self.conv_norm_out = make.norm(width)
         self.conv_out = make.conv(width, config.in_channels)
 
-    def __call__(self, x: Array, t: Array, text: Array) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Array | SizedText) -> Array:
         """What the network says, [n, h, w, in_channels] float32.
 
         Args:
             x: latents [n, h, w, in_channels] float32, of any size.
             t: [n] float32, indices of training steps.
-            text: tokens [n, length, cross_attention_dim] float32.
+            cond: tokens of the text, [n, length, cross_attention_dim] float32; of a network that is
+                told sizes too, a `SizedText`.
         """
-        features = sinusoidal(t, self.config.block_out_channels[0], shift=self.config.freq_shift)
-        if not self.config.flip_sin_to_cos:
-            features = jnp.roll(features, features.shape[1] // 2, axis=1)
-        time = self.time_embedding(features)
+        time = self.time_embedding(self._features(t, self.config.block_out_channels[0]))
+        text = cond.text if isinstance(cond, SizedText) else cond
+        if isinstance(cond, SizedText):
+            numbers = self._features(cond.sizes.reshape(-1), self.config.addition_time_embed_dim)
+            told = jnp.concatenate([cond.pooled, numbers.reshape(x.shape[0], -1)], axis=-1)
+            time = time + self.add_embedding(told)
         x = self.conv_in(x)
         skips = [x]
         for level in self.down_blocks:
@@ -421,14 +485,19 @@ class UNet2DCondition(nnx.Module):
                 x = double(x, *skips[-1].shape[1:3])
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
+    def _features(self, numbers: Array, features: int) -> Array:
+        """Numbers [n] as sines and cosines [n, features]."""
+        found = sinusoidal(numbers, features, shift=self.config.freq_shift)
+        return found if self.config.flip_sin_to_cos else jnp.roll(found, features // 2, axis=1)
+
 
 # ------------------------------------------------------------------------------------------ in use
 
 
 def unet_network(
     config: UNetConfig, *, dtype: Any = jnp.float32, remat: bool = False
-) -> Callable[[PyTree, Array, Array, Array], Array]:
-    """`(params, x [n,*E], t [n], text [n,length,features]) -> [n,*E]`, the same object each time.
+) -> Callable[[PyTree, Array, Array, Any], Array]:
+    """`(params, x [n,*E], t [n], cond) -> [n,*E]`, the same object each time.
 
     See `UNet2DCondition`.
 

@@ -36,6 +36,18 @@ def first_order(schedule: Schedule, *, eta: float = 1.0) -> Solver:
     alpha, sigma = schedule.alpha, schedule.sigma
     kept = (alpha[:-1] / alpha[1:]) ** 2 * sigma[1:] ** 2
     up = eta * sigma[1:] / sigma[:-1] * np.sqrt(np.maximum(sigma[:-1] ** 2 - kept, 0.0))
+    return replacing("first_order", schedule, up)
+
+
+def replacing(name: str, schedule: Schedule, up: np.ndarray) -> Solver:
+    """The solver that takes these steps.
+
+    Args:
+        name: what it is called.
+        schedule: the points to visit.
+        up: [T] by what fresh noise is multiplied, at most the noise at the point that follows.
+    """
+    alpha, sigma = schedule.alpha, schedule.sigma
     down = np.sqrt(np.maximum(sigma[1:] ** 2 - up**2, 0.0))
     times = jnp.asarray(schedule.times, jnp.float32)
     tables = jnp.asarray(np.stack([alpha[1:], down, up]), jnp.float32)
@@ -47,7 +59,7 @@ def first_order(schedule: Schedule, *, eta: float = 1.0) -> Solver:
         return StepResult(x, prediction.x0, memory)
 
     return Solver(
-        name="first_order",
+        name=name,
         schedule=schedule,
         step=step,
         calls=(1,) * schedule.num_steps,

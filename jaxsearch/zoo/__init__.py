@@ -21,7 +21,10 @@ MODELS = {
 }
 FAMILIES = {
     "DiTPipeline": "jaxsearch.zoo.dit",
+    "PixArtSigmaPipeline": "jaxsearch.zoo.pixart_sigma",
+    "StableDiffusion3Pipeline": "jaxsearch.zoo.stable_diffusion_3",
     "StableDiffusionPipeline": "jaxsearch.zoo.stable_diffusion",
+    "StableDiffusionXLPipeline": "jaxsearch.zoo.stable_diffusion_xl",
     "dit": "jaxsearch.zoo.dit",
     "edm": "jaxsearch.zoo.edm",
 }

@@ -27,7 +27,7 @@ from jaxsearch.models.folders import check_entries, part_files, read_config
 from jaxsearch.models.sit import sit_denoiser
 from jaxsearch.zoo.labels import class_prompts, split_numbers
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
-from jaxsearch.zoo.stable_diffusion import scheduler
+from jaxsearch.zoo.scheduler import scheduler
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 

@@ -14,7 +14,7 @@ from jaxsearch.models.names import INDEX, OF_DIFFUSERS, OF_TRANSFORMERS, Weights
 Kind = Literal["pipeline", "encoder", "tokenizer"]
 
 _CONFIGS: dict[Kind, tuple[str, ...]] = {
-    "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"),
+    "pipeline": ("model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*"),
     "encoder": (*("config.json", "model-*.safetensors", OF_TRANSFORMERS.safe + INDEX, *FILES),),
     "tokenizer": (VOCABULARY, *FILES),
 }
@@ -24,6 +24,8 @@ _WEIGHTS: dict[Kind, dict[str, WeightsFile]] = {
         "unet": OF_DIFFUSERS,
         "vae": OF_DIFFUSERS,
         "text_encoder": OF_TRANSFORMERS,
+        "text_encoder_2": OF_TRANSFORMERS,
+        "text_encoder_3": OF_TRANSFORMERS,
     },
     "encoder": {".": OF_TRANSFORMERS},
     "tokenizer": {},
@@ -49,6 +51,11 @@ def pinned(name: str, kind: Kind = "pipeline") -> str:
 
 def _file(part: str, name: str) -> str:
     return name if part == "." else f"{part}/{name}"
+
+
+def _shards(name: str) -> tuple[str, str]:
+    """What a file of weights is where it is several: patterns of its index and of its parts."""
+    return name + INDEX, name.replace(".safetensors", "-*.safetensors")
 
 
 @functools.cache  # a run asks for its model several times
@@ -77,7 +84,8 @@ def fetched(name: str, kind: Kind = "pipeline") -> Path:
         fetch = functools.partial(
             huggingface_hub.snapshot_download, repository, revision=revision or None
         )
-        folder = Path(fetch(allow_patterns=[*_CONFIGS[kind], *weights]))
+        parts = [shard for name in weights for shard in _shards(name)] if kind == "pipeline" else []
+        folder = Path(fetch(allow_patterns=[*_CONFIGS[kind], *weights, *parts]))
         # Older repositories have some weights in PyTorch's own format only.
         older = [
             former

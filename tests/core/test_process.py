@@ -258,6 +258,7 @@ MISTAKES = {
         "time 1000 lies outside the variance_preserving process",
     ),
     "final": (lambda: at(edm(), np.array([1.0]), final=2.0), "noise must decrease"),
+    "shifted_end": (lambda: shifted(flow(), smallest=1.0), r"smallest is 1.0: .*\(0, 1\)"),
     "karras_steps": (lambda: karras(edm(), num_steps=0), "num_steps is 0"),
     "karras_order": (lambda: karras(edm(), sigma_min=90.0), r"sigma_min is 90.0: .*\(0, 80\]"),
     "karras_zero": (lambda: karras(edm(), sigma_min=0.0), "sigma_min is 0.0"),

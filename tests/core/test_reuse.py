@@ -28,11 +28,11 @@ def test_searchers(name):
 
 def test_everything_else():
     vp = variance_preserving(beta_start=1e-4, beta_end=0.02, shape="linear")
-    processes = {"karras": edm(), "shifted": flow(), "trained_steps": vp}
     for name, schedule in SCHEDULES.items():
-        visited = schedule(processes[name], num_steps=7)
-        assert visited is schedule(processes[name], num_steps=7)
-        assert visited is not schedule(processes[name], num_steps=8)
+        process = vp if name == "trained_steps" else flow()
+        visited = schedule(process, num_steps=7)
+        assert visited is schedule(process, num_steps=7)
+        assert visited is not schedule(process, num_steps=8)
         for solver in SOLVERS.values() if name == "karras" else ():
             assert solver(visited) is solver(visited)
     for registry in (VALUES, VERIFIERS):

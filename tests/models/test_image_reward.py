@@ -149,7 +149,7 @@ def test_every_layer_is_that_of_transformers(pair, record_property):
         seen, text = blip.visual_encoder, blip.text_encoder
         first, told = seen.tokens(images), text.states(ids)
         last, of_images = seen.blocks.watched(first, lambda x: x)
-        rest = text.lengths(ids), seen.norm(last)
+        rest = text.seen(ids), seen.norm(last)
         _, of_texts = text.encoder.layer.watched(told, lambda x: x, *rest)
         return first, of_images, told, of_texts
 

@@ -14,6 +14,7 @@ from jaxsearch.core.process import edm, variance_preserving
 from jaxsearch.models.epsilon import epsilon_denoiser, v_denoiser
 from jaxsearch.models.loading import abstract_module, parameters
 from jaxsearch.models.unet2d_condition import (
+    SizedText,
     UNet2DCondition,
     UNetConfig,
     load_unet,
@@ -36,6 +37,11 @@ TINY = {
     "attention_head_dim": 4,
     "norm_eps": 0.01,  # large, so that it shows where it stands
 }
+SIZED = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 48 + 5,
+}
 KINDS = {
     "one": {},
     "two": {"attention_head_dim": (2, 4), "use_linear_projection": True, "upcast_attention": True},
@@ -49,6 +55,26 @@ KINDS = {
         "flip_sin_to_cos": False,
         "freq_shift": 1,
     },
+    "xl": {
+        "block_out_channels": (8, 12, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 3),
+        "use_linear_projection": True,
+        "attention_head_dim": (2, 3, 4),
+        **SIZED,
+    },
+}
+XL = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "num_heads": (5, 10, 20),
+    "down_attends": (False, True, True),
+    "up_attends": (True, True, False),
+    "transformer_layers": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "addition_time_embed_dim": 256,
+    "pooled_features": 1280,
 }
 TIMES = np.array([0, 1, 500, 999])
 VP = variance_preserving(beta_start=0.00085, beta_end=0.012, shape="scaled_linear")
@@ -83,8 +109,20 @@ def given(x, times, text):
     return jnp.asarray(x), jnp.asarray(times, jnp.float32), jnp.asarray(text)
 
 
+POOLED = normal(5, 4, 5)
+NUMBERS = np.array([[64, 48, 0, 16, 48, 32]] * 3 + [[1024, 768, 1, 2, 512, 512]], np.float32)
+
+
+def told(config, text):
+    """What a network is told: the text, and sizes if it wants them."""
+    return SizedText(text, POOLED, NUMBERS) if config.pooled_features else text
+
+
 def ask(reference, x, times, text):
-    return reference(to_torch(x), torch.as_tensor(times), torch.as_tensor(text)).sample
+    added = {"text_embeds": torch.as_tensor(POOLED), "time_ids": torch.as_tensor(NUMBERS)}
+    return reference(
+        to_torch(x), torch.as_tensor(times), torch.as_tensor(text), added_cond_kwargs=added
+    ).sample
 
 
 # ----------------------------------------------------------------------------------------- network
@@ -96,11 +134,13 @@ def test_computes_as_diffusers_does(pair, size, record_property):
 
     Kills: the number of heads taken for their size; the text not asked; values and gates of a
     perceptron exchanged; a skip taken in another order; one epsilon for another; sines before
-    cosines; sides rounded down.
+    cosines; sides rounded down; sizes and the text as a whole exchanged; the depths of
+    transformers in the order of the way down on the way up.
     """
     reference, folder = pair
     config, params = load_unet(folder)
-    found = jax.jit(unet_network(config))(params, *given(*inputs(*size)))
+    x, t, text = given(*inputs(*size))
+    found = jax.jit(unet_network(config))(params, x, t, told(config, text))
     wanted = ask(reference, *inputs(*size))
     record_property("relative", relative(found, wanted))
     assert relative(found, wanted) < 2e-5
@@ -155,6 +195,7 @@ def test_the_same_network_is_the_same_function(usual):
     [
         ({}, 859_520_964),  # Stable Diffusion 1
         ({"cross_attention_dim": 1024, "num_heads": (5, 10, 20, 20)}, 865_910_724),  # 2
+        (XL, 2_567_463_684),
     ],
 )
 def test_published_sizes(changes, number):
@@ -205,8 +246,19 @@ MISTAKES = {
     "up": ({"up_block_types": "UpBlock2D"}, "up_block_types is 'UpBlock2D': it must be a list"),
     "few": ({"up_block_types": ["UpBlock2D"]}, r"up_attends is \(False,\): it must have one entry"),
     "middle": ({"mid_block_type": "UNetMidBlock2D"}, "mid_block_type is 'UNetMidBlock2D'"),
-    "deeper": ({"transformer_layers_per_block": [1, 2]}, r"transformer_layers_per_block is \[1, 2"),
-    "sizes": ({"addition_embed_type": "text_time"}, "addition_embed_type is 'text_time'"),
+    "deeper": ({"transformer_layers_per_block": [1, [2]]}, r"entry of transformer_layers is \[2\]"),
+    "depths": (
+        {"transformer_layers_per_block": [1]},
+        r"transformer_layers is \(1,\): it must have",
+    ),
+    "added": ({"addition_embed_type": "text"}, "addition_embed_type is 'text': only None or"),
+    "sizes": ({"addition_embed_type": "text_time"}, "config's addition_time_embed_dim is None"),
+    "no_sizes": ({"addition_time_embed_dim": 8}, "addition_time_embed_dim is 8: only None is"),
+    "pooled": (
+        {**SIZED, "projection_class_embeddings_input_dim": 48},
+        "projection_class_embeddings_input_dim is 48: it must be more than 6 times",
+    ),
+    "odd": ({**SIZED, "addition_time_embed_dim": 5}, "addition_time_embed_dim is 5: it must be"),
     "outputs": ({"out_channels": 8}, "out_channels is 8: only in_channels, 4, is supported"),
     "heads": ({"attention_head_dim": 3}, "num_heads has 3, which does not divide"),
     "no_heads": ({"attention_head_dim": [2, 0]}, "an entry of num_heads is 0"),
@@ -241,6 +293,7 @@ def test_configs(usual):
         down_attends=(True, False),
         up_attends=(False, True),
         layers_per_block=1,
+        transformer_layers=(1, 1),
         cross_attention_dim=12,
         norm_num_groups=4,
         norm_eps=0.01,
@@ -269,11 +322,35 @@ def test_configs(usual):
         "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
     }
     assert unet_config(early) == UNetConfig()
+    # Those of 2023, of the larger one.
+    larger = {
+        **early,
+        "addition_embed_type": "text_time",
+        "addition_embed_type_num_heads": 64,
+        "addition_time_embed_dim": 256,
+        "attention_head_dim": [5, 10, 20],
+        "block_out_channels": [320, 640, 1280],
+        "class_embed_type": None,
+        "conv_in_kernel": 3,
+        "cross_attention_dim": 2048,
+        "cross_attention_norm": None,
+        "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+        "mid_block_only_cross_attention": None,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "projection_class_embeddings_input_dim": 2816,
+        "resnet_time_scale_shift": "default",
+        "sample_size": 128,
+        "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+        "upcast_attention": None,
+        "use_linear_projection": True,
+    }
+    assert unet_config(larger) == UNetConfig(**XL)
     with pytest.raises(ValueError, match="no entry 'layers_per_block'"):
         unet_config({k: v for k, v in early.items() if k != "layers_per_block"})
     with pytest.raises(ValueError, match="the first must be even"):
         UNetConfig(block_out_channels=(9,), num_heads=(3,), down_attends=(True,),
-                   up_attends=(True,), norm_num_groups=3)  # fmt: skip
+                   up_attends=(True,), transformer_layers=(1,), norm_num_groups=3)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------- predictions

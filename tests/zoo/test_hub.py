@@ -54,6 +54,9 @@ def test_a_model_is_fetched_once_and_only_what_is_read(tmp_path, monkeypatch, ca
     assert fake.call_args.kwargs["revision"] is None
     patterns = fake.call_args.kwargs["allow_patterns"]
     assert "unet/diffusion_pytorch_model.safetensors" in patterns
+    assert "tokenizer*/*" in patterns
+    index = "text_encoder/model.safetensors.index.json"  # of T5, whose weights are in several files
+    assert {index, "text_encoder/model-*.safetensors"} <= set(patterns)
     assert not any("safety_checker" in one or one == "*/model.safetensors" for one in patterns)
 
 

@@ -17,7 +17,7 @@ from jaxsearch import cli
 from jaxsearch.core.process import trained_steps
 from jaxsearch.solvers import first_order
 from jaxsearch.zoo import entry
-from jaxsearch.zoo.stable_diffusion import OTHER_STEPS, scheduler
+from jaxsearch.zoo.scheduler import OTHER_STEPS, scheduler
 from tests.models.pipelines import LENGTH, stable_diffusion
 from tests.models.published import relative, to_torch
 from tests.runs.small import KINDS

@@ -1,0 +1,194 @@
+"""PixArt-Sigma's folders, from the prompt to the picture, beside the pipeline's own call.
+
+The pipeline is tiny and random (`tests/models/pipelines.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsearch import cli
+from jaxsearch.core.process import trained_steps
+from jaxsearch.solvers import first_order
+from jaxsearch.zoo import entry
+from tests.models.pipelines import pixart_sigma
+from tests.models.published import relative, to_torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+pytest.importorskip("tokenizers")
+pytestmark = pytest.mark.filterwarnings("ignore:the prompt")  # one of `PROMPTS` is too long
+
+PROMPTS = ["The CAT's hat ", "the cat " * 40]
+NEGATIVE = "a hat"
+STEPS = 4
+LENGTH = 14
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The pipeline and its folder."""
+    return pixart_sigma(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture
+def one(made, tmp_path):
+    """A copy of the folder that a test may damage."""
+    return shutil.copytree(made[1], tmp_path / "model")
+
+
+def test_a_trajectory_is_that_of_diffusers(made, record_property):
+    """Prompts of two lengths, negative prompt, mask, network, guidance, steps, decoder: together.
+
+    Kills: padding that is asked; the negative prompt's mask for the prompt's; capitals; spaces
+    around a text; the end lost where a text is too long.
+    """
+    pipeline, folder = made
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    latents = pipeline(
+        PROMPTS,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=STEPS,
+        guidance_scale=3.0,
+        latents=to_torch(noise),
+        height=16,
+        width=16,
+        use_resolution_binning=False,
+        clean_caption=False,
+        max_sequence_length=LENGTH,
+        output_type="latent",
+    ).images
+    images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+
+    found = entry(str(folder))
+    model = found.load(guidance=3.0, negative_prompt=NEGATIVE, max_sequence_length=LENGTH)
+    settings = {**found.defaults["schedule"], "num_steps": STEPS}
+    assert settings.pop("name") == "trained_steps"
+    solver = first_order(trained_steps(model.denoiser.process, **settings), eta=0.0)
+
+    @jax.jit
+    def run(denoiser, x, cond):
+        def step(i, x):
+            index = jnp.full(2, i, jnp.int32)
+            return solver.step(lambda x, t: denoiser(x, t, cond), x, index, 0.0 * x, ()).x
+
+        return jax.lax.fori_loop(0, STEPS, step, x)
+
+    cond = model.prompts(PROMPTS).cond
+    assert cond.seen.tolist()[1] == [True] * LENGTH
+    assert 0 < int(cond.seen[0].sum()) < LENGTH
+    x = run(model.denoiser, jnp.asarray(noise), cond)
+    pictures = jax.jit(lambda decoder, x: decoder(x))(model.decoder, x)
+    wanted = (images / 2 + 0.5).clamp(0, 1)
+    assert 0.1 < float((images.abs() < 1).float().mean()) < 1.0  # there is something to compare
+    record_property("latents", relative(x, latents))
+    record_property("images", relative(pictures, wanted))
+    assert relative(x, latents) < 1e-4
+    assert relative(pictures, wanted) < 1e-4
+
+
+def test_settings(made):
+    """Sizes, types and the price of guidance."""
+    found = entry(str(made[1]))
+    load = found.load
+    assert load(guidance=0.0, max_sequence_length=8).denoiser.passes == 1
+    oblong = load(height=12, width=24, max_sequence_length=8, dtype="bfloat16")
+    assert (oblong.denoiser.passes, oblong.denoiser.shape) == (2, (6, 12, 4))
+    cond = oblong.prompts(["the cat"]).cond
+    assert (cond.tokens.shape, cond.tokens.dtype) == ((1, 8, 12), jnp.float32)
+    leaves = {leaf.dtype.name for leaf in jax.tree.leaves(oblong.denoiser.params["inner"])}
+    assert leaves == {"bfloat16", "float32"}
+    assert found.defaults["schedule"]["num_steps"] == 20
+    assert {"tokenizer/tokenizer.json", "text_encoder/model.safetensors"} <= set(found.files)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"height": 18}, "height is 18: it must be a multiple of 4"),
+        ({"guidance": 1.0, "negative_prompt": "a dog"}, "negative_prompt is .a dog., but guidance"),
+        ({"guidance": float("nan")}, "guidance scale is nan"),
+        ({"max_sequence_length": 1}, "max_sequence_length is 1"),
+    ],
+)
+def test_settings_out_of_range(made, settings, message):
+    with pytest.raises(ValueError, match=message):
+        entry(str(made[1])).load(**settings)
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
+    return tmp_path
+
+
+def search(folder, *more):
+    fixed = ["--schedule.num_steps", "3", "--report", "--quiet"]
+    fixed += ["--model.max_sequence_length", "12"]
+    return cli.main(["search", "--model", str(folder), *fixed, *more])
+
+
+def test_a_folder_is_searched(made, work, capsys):
+    texts = ["the cat, twice", "hat", "the cat, twice"]
+    more = ["--searcher", "best_of_n", "--searcher.candidates", "2"]
+    more += ["--prompts", *texts, "--output", "run"]
+    assert search(made[1], *more) == 0
+    lines = (work / "run" / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == texts
+    assert cli.main(["replay", "run"]) == 0
+    assert "3 of 3 images identical" in capsys.readouterr().out
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+DAMAGES = {
+    "part": (
+        lambda f: edit(f / "model_index.json", text_encoder=["transformers", "CLIPTextModel"]),
+        "model_index.json: text_encoder is 'CLIPTextModel': only 'T5EncoderModel' is supported",
+    ),
+    "features": (
+        lambda f: edit(f / "transformer" / "config.json", caption_channels=16),
+        "texts have 12 features, but the transformer's caption_channels is 16",
+    ),
+    "latents": (
+        lambda f: edit(f / "vae" / "config.json", latent_channels=16),
+        "the transformer's in_channels is 4, but the vae's latents have 16 channels",
+    ),
+    "no_weights": (
+        lambda f: (f / "text_encoder" / "model.safetensors").unlink(),
+        "cannot read weights from",
+    ),
+    "no_tokenizer": (
+        lambda f: (f / "tokenizer" / "tokenizer.json").unlink(),
+        "tokenizer/tokenizer.json: no such file, and spiece.model is not read",
+    ),
+    "vocabulary": (
+        lambda f: edit(f / "text_encoder" / "config.json", vocab_size=3),
+        "shared.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folders_are_refused_in_one_line(one, work, capsys, damage):
+    change, message = DAMAGES[damage]
+    change(one)
+    assert search(one) == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert complaint.startswith("jaxsearch: ")
+    assert complaint.count("\n") == 1
+    assert not (work / "runs").exists()
