@@ -37,8 +37,10 @@ def test_the_choice_reaches_jax(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", asked)
     query = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
     attention(query, query, query, causal=True)
-    lengths = {"key_value_seq_lengths": None}
-    assert asked.call_args.kwargs == {"is_causal": True, "implementation": "cudnn", **lengths}
+    said = asked.call_args.kwargs
+    assert (said["is_causal"], said["implementation"]) == (True, "cudnn")
+    attention(query, query, query, seen=jnp.ones((1, 4), bool))
+    assert asked.call_args.kwargs["implementation"] == "xla"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -69,7 +71,7 @@ def test_keys_that_are_not_seen_do_not_matter(dtype):
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(key, (3, 5, 2, 8), dtype) for key in keys)
     lengths = jnp.asarray([5, 1, 3], jnp.int32)
-    found = attention(q, k, v, seen=jnp.arange(5) < lengths[:, None])
+    found = attention(q, k, v, seen=jnp.arange(5)[None] < lengths[:, None])
     for row, length in enumerate(lengths.tolist()):
         one = slice(row, row + 1)
         wanted = attention(q[one], k[one, :length], v[one, :length])
