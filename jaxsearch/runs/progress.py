@@ -15,7 +15,8 @@ from jaxsearch.core.plan import stage_plans
 from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import Problem, Searcher, SearchState
 
-_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LINE_SECONDS = 10.0
+"""Between two lines where there is no terminal."""
 
 
 class CompileClock:
@@ -139,7 +140,7 @@ class Reporter:
         )
         self._round, self._passes = done, passes
         self._progress.update(self._task, completed=work, note=note)
-        if not self._live and time.monotonic() - self._last_line >= _LINE_SECONDS:
+        if not self._live and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(f"searching: {note}", highlight=False)
 
