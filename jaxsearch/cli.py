@@ -280,7 +280,8 @@ def _replay(arguments: list[str]) -> int:
 def _metrics(arguments: list[str]) -> int:
     from rich.console import Console
 
-    from jaxsearch.runs.measuring import measure, parse_metrics, print_metrics
+    from jaxsearch.runs.measuring import measure, parse_metrics
+    from jaxsearch.runs.report import print_metrics
 
     request = parse_metrics(arguments)
     _use_compilation_cache(request.compilation_cache)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.metrics import (
@@ -24,6 +21,7 @@ from jaxsearch.metrics import (
     prompt_diversity,
 )
 from jaxsearch.metrics.extractor import Extractor
+from jaxsearch.metrics.moments import Statistics
 from jaxsearch.metrics.population import Population, population
 from jaxsearch.parallel import particle_mesh
 from jaxsearch.runs.arguments import NameParser
@@ -31,7 +29,7 @@ from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import RunFolder, versions
 from jaxsearch.runs.populations import Source, model_of, references, sources
-from jaxsearch.runs.progress import LINE_SECONDS
+from jaxsearch.runs.progress import ImagesShown
 from jaxsearch.runs.records import finite
 from jaxsearch.runs.settings import EXECUTION, check_seed
 from jaxsearch.zoo.features import EXTRACTORS
@@ -179,7 +177,7 @@ def measure(request: MetricsRequest, console: Console) -> dict[str, Any]:
     columns, weights = {}, request.settings.get("weights")
     for source in (*given, *beside):
         seen = looked_at(source)
-        columns[source.name] = _figures(request, source, seen, real)
+        columns[source.name] = _figures(_Compared(request, source, seen, real))
     found = {
         "images": str(request.images),
         "reference": {"name": request.reference, "number": _number_of(real)},
@@ -215,7 +213,9 @@ def _extractor(request: MetricsRequest) -> tuple[str, Extractor]:
 
 
 def _number_of(seen: Population) -> int | None:
-    return seen.number if seen.number is not None else seen.statistics and seen.statistics.number
+    if seen.number is None and seen.statistics is not None:
+        return seen.statistics.number
+    return seen.number
 
 
 def _looked_at(
@@ -231,7 +231,8 @@ def _looked_at(
     stated = source.statistics if name == "inception" or source.images is None else None
     if source.images is None or (stated is not None and not needs_single):
         return Population(source.number, stated, source.spatial)
-    with _Shown(source, request.quiet, console) as shown, explained(source.name):
+    shown = ImagesShown(source.name, source.number, console, quiet=request.quiet)
+    with shown, explained(source.name):
         seen = population(
             extractor,
             source.images(),
@@ -245,147 +246,75 @@ def _looked_at(
     return seen._replace(statistics=stated, spatial=source.spatial or seen.spatial)
 
 
-def _figures(
-    request: MetricsRequest, source: Source, seen: Population, real: Population
-) -> dict[str, float | int | None]:
+class _Compared(NamedTuple):
+    """A population beside the reference."""
+
+    request: MetricsRequest
+    source: Source
+    seen: Population
+    real: Population
+
+
+_Figures = dict[str, float | None]
+
+
+def _figures(it: _Compared) -> dict[str, float | int | None]:
     """All figures of a population; None of what its source or the reference does not have."""
-    both = seen.features is not None and real.features is not None
-    found: dict[str, float | int | None] = {"number": _number_of(seen)}
-    with explained(source.name):
+    found: _Figures = {}
+    with explained(it.source.name):
         for metric in METRICS:
-            if metric in request.metrics:
-                found |= _COMPUTED[metric](request, source, seen, real if both else None, real)
-    return {key: None if value is None else finite(value) for key, value in found.items()} | {
-        "number": found["number"]
-    }
+            if metric in it.request.metrics:
+                found |= _COMPUTED[metric](it)
+    shown = {key: None if value is None else finite(value) for key, value in found.items()}
+    return {"number": _number_of(it.seen), **shown}
 
 
-def _frechet(request, source, seen, single, real) -> dict[str, float | None]:
-    found = {"frechet_distance": _between(seen.statistics, real.statistics)}
-    if seen.spatial is not None:
-        found["spatial_frechet_distance"] = _between(seen.spatial, real.spatial)
+def _frechet(it: _Compared) -> _Figures:
+    def between(one: Statistics | None, other: Statistics | None) -> float | None:
+        return None if one is None or other is None else frechet_distance(one, other)
+
+    found = {"frechet_distance": between(it.seen.statistics, it.real.statistics)}
+    if it.seen.spatial is not None:
+        found["spatial_frechet_distance"] = between(it.seen.spatial, it.real.spatial)
     return found
 
 
-def _between(first, second) -> float | None:
-    return None if first is None or second is None else frechet_distance(first, second)
-
-
-def _score(request, source, seen, single, real) -> dict[str, float | None]:
-    if seen.logits is None:
+def _score(it: _Compared) -> _Figures:
+    logits = it.seen.logits
+    if logits is None:
         return {}
-    splits = request.splits or max(len(seen.logits) // _PART, 1)
-    found = inception_score(seen.logits, splits=splits)
+    found = inception_score(logits, splits=it.request.splits or max(len(logits) // _PART, 1))
     return {"inception_score": found.mean, "inception_score_std": found.std}
 
 
-def _kernel(request, source, seen, single, real) -> dict[str, float | None]:
-    if single is None:
+def _kernel(it: _Compared) -> _Figures:
+    made, real = it.seen.features, it.real.features
+    if made is None or real is None:
         return {"kernel_distance": None, "kernel_distance_std": None}
-    size = request.subset_size or min(_SUBSET, len(seen.features), len(real.features))
-    found = kernel_distance(
-        jax.random.key(request.seed), real.features, seen.features,
-        subsets=request.subsets, subset_size=size,
-    )  # fmt: skip
+    size = it.request.subset_size or min(_SUBSET, len(made), len(real))
+    key, subsets = jax.random.key(it.request.seed), it.request.subsets
+    found = kernel_distance(key, real, made, subsets=subsets, subset_size=size)
     return {"kernel_distance": found.mean, "kernel_distance_std": found.std}
 
 
-def _precision(request, source, seen, single, real) -> dict[str, float | None]:
-    if single is None:
+def _precision(it: _Compared) -> _Figures:
+    made, real = it.seen.features, it.real.features
+    if made is None or real is None:
         return {"precision": None, "recall": None}
-    return precision_recall(real.features, seen.features, neighbours=request.neighbours)._asdict()
+    return precision_recall(real, made, neighbours=it.request.neighbours)._asdict()
 
 
-def _diversity(request, source, seen, single, real) -> dict[str, float | None]:
-    if source.prompts is None or seen.features is None:
+def _diversity(it: _Compared) -> _Figures:
+    prompts, features = it.source.prompts, it.seen.features
+    if prompts is None or features is None:
         return {}
-    return {"prompt_diversity": prompt_diversity(seen.features, source.prompts)}
+    return {"prompt_diversity": prompt_diversity(features, prompts)}
 
 
-_COMPUTED: dict[str, Callable[..., dict[str, float | None]]] = {
+_COMPUTED: dict[str, Callable[[_Compared], _Figures]] = {
     "frechet": _frechet,
     "score": _score,
     "kernel": _kernel,
     "precision": _precision,
     "diversity": _diversity,
 }
-
-# --------------------------------------------------------------------------------------- the table
-
-_ROWS = {
-    "number": "images",
-    "frechet_distance": "Frechet distance",
-    "spatial_frechet_distance": "spatial Frechet distance",
-    "inception_score": "Inception score",
-    "kernel_distance": "kernel distance x 1000",
-    "precision": "precision",
-    "recall": "recall",
-    "prompt_diversity": "distance within prompts",
-}
-
-
-def print_metrics(console: Console, found: dict[str, Any], output: Path) -> None:
-    """The figures side by side, and where they are."""
-    columns = found["populations"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(f"{found['features']} features")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for key, label in _ROWS.items():
-        if any(key in figures for figures in columns.values()):
-            table.add_row(label, *(_written(key, figures) for figures in columns.values()))
-    console.print(table)
-    of = found["reference"]
-    number = "" if of["number"] is None else f", {of['number']:,} images"
-    console.print(f"\nreference  {of['name']}{number}", highlight=False, soft_wrap=True)
-    console.print(f"seconds    {found['seconds']:.1f}", highlight=False)
-    console.print(f"figures    {output}", highlight=False, soft_wrap=True)
-
-
-def _written(key: str, figures: dict[str, Any]) -> str:
-    value = figures.get(key)
-    if value is None:
-        return "-"
-    if key == "number":
-        return f"{value:,}"
-    scale = 1000 if key == "kernel_distance" else 1
-    text = f"{scale * value:.4g}" if abs(scale * value) < 1000 else f"{scale * value:,.0f}"
-    std = figures.get(f"{key}_std")
-    return text if not std else f"{text} ± {scale * std:.2g}"
-
-
-class _Shown:
-    """Says how many images have gone by; without a terminal now and then, in a line."""
-
-    def __init__(self, source: Source, quiet: bool, console: Console) -> None:
-        self._source, self._console, self._quiet = source, console, quiet
-        self._begin = self._said = time.monotonic()
-        self._progress = Progress(
-            TextColumn(source.name),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=source.number, note="compiling")
-
-    def __enter__(self) -> _Shown:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-
-    def __call__(self, number: int) -> None:
-        """Told after each batch."""
-        now = time.monotonic()
-        rate = number / max(now - self._begin, 1e-9)
-        whole = self._source.number or number
-        left = math.ceil((whole - number) / rate)
-        note = f"{number:,}/{whole:,}  {rate:,.0f} images/s  {left // 60}:{left % 60:02d} left"
-        self._progress.update(self._task, completed=number, note=note)
-        quiet = self._quiet or self._console.is_terminal
-        if not quiet and now - self._said >= LINE_SECONDS:
-            self._said = now
-            self._console.print(f"{self._source.name}: {note}", highlight=False)

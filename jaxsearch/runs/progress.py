@@ -145,6 +145,50 @@ class Reporter:
             self._console.print(f"searching: {note}", highlight=False)
 
 
+class ImagesShown:
+    """Says how many images have gone by; without a terminal now and then, in a line.
+
+    Args:
+        name: whose images they are.
+        number: of all of them, where it is known.
+        console: where to.
+        quiet: whether to show nothing.
+    """
+
+    def __init__(self, name: str, number: int | None, console: Console, *, quiet: bool) -> None:
+        self._name, self._number, self._console, self._quiet = name, number, console, quiet
+        self._begin = self._said = time.monotonic()
+        self._progress = Progress(
+            TextColumn(name),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=number, note="compiling")
+
+    def __enter__(self) -> ImagesShown:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def __call__(self, number: int) -> None:
+        """Told after each batch."""
+        now = time.monotonic()
+        rate = number / max(now - self._begin, 1e-9)
+        whole = self._number or number
+        left = math.ceil((whole - number) / rate)
+        note = f"{number:,}/{whole:,}  {rate:,.0f} images/s  {left // 60}:{left % 60:02d} left"
+        self._progress.update(self._task, completed=number, note=note)
+        quiet = self._quiet or self._console.is_terminal
+        if not quiet and now - self._said >= LINE_SECONDS:
+            self._said = now
+            self._console.print(f"{self._name}: {note}", highlight=False)
+
+
 def _so_far(state: SearchState) -> tuple[int, float]:
     return int(state.round), float(np.sum(np.asarray(state.cost.network_passes)))
 
