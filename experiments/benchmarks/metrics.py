@@ -104,8 +104,8 @@ def shares_of_all(real: np.ndarray, made: np.ndarray) -> tuple[float, float]:
             yield np.sum(part**2, axis=1)[:, None] + squares - 2 * part @ y.T
 
     def radii(x: np.ndarray) -> np.ndarray:
-        # The nearest is the image itself.
-        parts = [np.partition(d, _NEIGHBOURS, axis=1)[:, _NEIGHBOURS] for d in rows(x, x)]
+        # The nearest is the image itself. A copy: a column would keep its whole block in memory.
+        parts = [np.partition(d, _NEIGHBOURS, axis=1)[:, _NEIGHBOURS].copy() for d in rows(x, x)]
         return np.concatenate(parts)
 
     def inside(x: np.ndarray, centres: np.ndarray) -> float:
