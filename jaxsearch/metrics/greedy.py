@@ -103,9 +103,9 @@ def running(reference: Statistics, first: Statistics, *, most_recent: int = 32) 
             "number, 2 or more"
         )
     half = factor(reference)
-    vectors, sizes, _ = np.linalg.svd(half, full_matrices=False)
     scatter = first.covariance * (first.number - 1)
-    root = (vectors * sizes) @ vectors.T
+    # The factor's columns are axes times their roots.
+    root = (half / np.linalg.norm(half, axis=0)) @ half.T
     return _with_axes(reference, root, first.number, first.mean, scatter, most_recent)
 
 
