@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch import metrics
 from jaxsearch.core.process import edm, karras
 from jaxsearch.core.replay import sample
 from jaxsearch.core.types import Array, Objective, Problem, Prompts, PyTree
@@ -43,19 +44,8 @@ def sample_digits(params: PyTree, labels: np.ndarray, *, seed: int) -> Array:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """`|m1 - m2|^2 + tr(C1 + C2 - 2*(C1*C2)^(1/2))` of features [n,d].
-
-    Heusel et al., *GANs trained by a two time-scale update rule converge to a local Nash
-    equilibrium*, 2017, https://arxiv.org/abs/1706.08500, equation 6.
-    """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    cov_first, cov_second = np.cov(first.T), np.cov(second.T)
-    # The trace of the root by eigenvalues of a symmetric matrix: no complex rounding to discard.
-    values, vectors = np.linalg.eigh(cov_first)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_second @ root), 0)).sum()
-    mean = np.sum((first.mean(0) - second.mean(0)) ** 2)
-    return float(mean + np.trace(cov_first) + np.trace(cov_second) - 2 * cross)
+    """Between features [n,d] of two populations; see `jaxsearch.metrics`."""
+    return metrics.frechet_distance(metrics.statistics_of(first), metrics.statistics_of(second))
 
 
 def nearest(pixels: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from jaxsearch.core.aggregate import AGGREGATES, mean_rank, total, weighted, wor
 from jaxsearch.core.budget import largest
 from jaxsearch.core.early import keep_estimate
 from jaxsearch.core.evaluate import evaluate
+from jaxsearch.core.groups import search_in_groups
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.noise import realise
 from jaxsearch.core.plan import Plan, plan
@@ -105,6 +106,7 @@ __all__ = (
     "sample",
     "search",
     "search_in_chunks",
+    "search_in_groups",
     "search_on_host",
     "shifted",
     "solver_estimate",

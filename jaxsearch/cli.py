@@ -24,6 +24,7 @@ Search over the noise of diffusion and flow models, at inference time.
   merge     the records of a sweep in one file
   report    write a run or a sweep as one HTML page: pictures, scores, costs and decisions
   replay    make the pictures of a run again from its noise recipes, and compare them
+  metrics   compare images with a reference: FID, Inception score, KID, precision, recall
   export    the pictures of a run in the folders that GenEval or T2I-CompBench reads
   plan      say what a search would cost, without running it
   convert   read a published checkpoint, without running it, into a folder for --model
@@ -98,6 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
         "merge": _merge,
         "report": _report,
         "replay": _replay,
+        "metrics": _metrics,
         "export": _export,
         "plan": _plan,
         "convert": _convert,
@@ -274,6 +276,20 @@ def _replay(arguments: list[str]) -> int:
     for name in comparison.changed:
         print(f"{name} is not what it was when the run began")
     return 1 if comparison.differences else 0
+
+
+def _metrics(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from jaxsearch.runs.measuring import measure, parse_metrics
+    from jaxsearch.runs.report import print_metrics
+
+    request = parse_metrics(arguments)
+    _use_compilation_cache(request.compilation_cache)
+    found = measure(request, Console(stderr=True, soft_wrap=True, markup=False))
+    if not request.quiet:
+        print_metrics(Console(), found, request.output)
+    return 0
 
 
 def _export(arguments: list[str]) -> int:

@@ -34,7 +34,8 @@ def kernel_distance(
         subset_size: images of each, at most n and m.
 
     Returns:
-        Mean and standard deviation over the pairs.
+        Mean and standard deviation over the pairs; NaN where features are so large that float32
+        does not hold their sixth power.
 
     Raises:
         ValueError: if there are fewer images than a subset has, features that are not finite, or

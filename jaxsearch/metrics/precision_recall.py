@@ -51,17 +51,18 @@ def precision_recall(
     check_features("real", real, least=neighbours + 1)
     check_features("made", made, least=neighbours + 1)
     check_same_width(real, made)
-    shares = _shares(jnp.asarray(real, jnp.float32), jnp.asarray(made, jnp.float32), neighbours)
-    return PrecisionRecall(*(float(share) for share in shares))
+    one, other = (jnp.asarray(x, jnp.float32) for x in (real, made))
+    of_made, of_real = _inside(one, other, neighbours)
+    return PrecisionRecall(int(of_made) / len(made), int(of_real) / len(real))
 
 
 @functools.partial(jax.jit, static_argnames="neighbours")
-def _shares(real: Array, made: Array, neighbours: int) -> tuple[Array, Array]:
+def _inside(real: Array, made: Array, neighbours: int) -> tuple[Array, Array]:
     middle = jnp.mean(real, axis=0, keepdims=True)
     real, made = real - middle, made - middle
-    precision = _among(made, real, _radii(real, neighbours))
-    recall = _among(real, made, _radii(made, neighbours))
-    return jnp.mean(precision.astype(jnp.float32)), jnp.mean(recall.astype(jnp.float32))
+    precise = _among(made, real, _radii(real, neighbours))
+    recalled = _among(real, made, _radii(made, neighbours))
+    return jnp.sum(precise, dtype=jnp.int32), jnp.sum(recalled, dtype=jnp.int32)
 
 
 def _radii(points: Array, neighbours: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ class Spread(NamedTuple):
 
 
 def spread_of(values: np.ndarray) -> Spread:
-    """Mean and standard deviation of the parts' values [p]."""
+    """Mean and standard deviation of the parts' values [p]; NaN if one is not finite."""
     values = np.asarray(values, np.float64)
+    if not np.isfinite(values).all():
+        return Spread(math.nan, math.nan)
     return Spread(float(values.mean()), float(values.std()))

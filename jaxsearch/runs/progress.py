@@ -15,7 +15,8 @@ from jaxsearch.core.plan import stage_plans
 from jaxsearch.core.space import stages_of
 from jaxsearch.core.types import Problem, Searcher, SearchState
 
-_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LINE_SECONDS = 10.0
+"""Between two lines where there is no terminal."""
 
 
 class CompileClock:
@@ -139,9 +140,53 @@ class Reporter:
         )
         self._round, self._passes = done, passes
         self._progress.update(self._task, completed=work, note=note)
-        if not self._live and time.monotonic() - self._last_line >= _LINE_SECONDS:
+        if not self._live and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(f"searching: {note}", highlight=False)
+
+
+class ImagesShown:
+    """Says how many images have gone by; without a terminal now and then, in a line.
+
+    Args:
+        name: whose images they are.
+        number: of all of them, where it is known.
+        console: where to.
+        quiet: whether to show nothing.
+    """
+
+    def __init__(self, name: str, number: int | None, console: Console, *, quiet: bool) -> None:
+        self._name, self._number, self._console, self._quiet = name, number, console, quiet
+        self._begin = self._said = time.monotonic()
+        self._progress = Progress(
+            TextColumn(name),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=number, note="compiling")
+
+    def __enter__(self) -> ImagesShown:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def __call__(self, number: int) -> None:
+        """Told after each batch."""
+        now = time.monotonic()
+        rate = number / max(now - self._begin, 1e-9)
+        whole = self._number or number
+        left = math.ceil((whole - number) / rate)
+        note = f"{number:,}/{whole:,}  {rate:,.0f} images/s  {left // 60}:{left % 60:02d} left"
+        self._progress.update(self._task, completed=number, note=note)
+        quiet = self._quiet or self._console.is_terminal
+        if not quiet and now - self._said >= LINE_SECONDS:
+            self._said = now
+            self._console.print(f"{self._name}: {note}", highlight=False)
 
 
 def _so_far(state: SearchState) -> tuple[int, float]:

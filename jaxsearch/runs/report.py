@@ -76,6 +76,48 @@ def _print_lines(console: Console, lines: Mapping[str, str]) -> None:
         console.print(f"{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
+_FIGURES = {
+    "number": "images",
+    "frechet_distance": "Frechet distance",
+    "spatial_frechet_distance": "spatial Frechet distance",
+    "inception_score": "Inception score",
+    "kernel_distance": "kernel distance x 1000",
+    "precision": "precision",
+    "recall": "recall",
+    "prompt_diversity": "distance within prompts",
+}
+
+
+def print_metrics(console: Console, found: Mapping[str, Any], output: Path) -> None:
+    """The figures side by side, and where they are."""
+    columns = found["populations"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"{found['features']} features")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for key, label in _FIGURES.items():
+        if any(key in figures for figures in columns.values()):
+            table.add_row(label, *(_figure(key, figures) for figures in columns.values()))
+    console.print(table)
+    of = found["reference"]
+    number = "" if of["number"] is None else f", {of['number']:,} images"
+    console.print(f"\nreference  {of['name']}{number}", highlight=False, soft_wrap=True)
+    console.print(f"seconds    {found['seconds']:.1f}", highlight=False)
+    console.print(f"figures    {output}", highlight=False, soft_wrap=True)
+
+
+def _figure(key: str, figures: Mapping[str, Any]) -> str:
+    value = figures.get(key)
+    if value is None:
+        return "-"
+    if key == "number":
+        return f"{value:,}"
+    scale = 1000 if key == "kernel_distance" else 1
+    text = f"{scale * value:.4g}" if abs(scale * value) < 1000 else f"{scale * value:,.0f}"
+    std = figures.get(f"{key}_std")
+    return text if not std else f"{text} ± {scale * std:.2g}"
+
+
 def print_plan(
     console: Console, plan: Plan, num_prompts: int, more: Mapping[str, str] | None = None
 ) -> None:

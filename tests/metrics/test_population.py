@@ -13,8 +13,11 @@ from jax.sharding import AxisType
 from jaxsearch.metrics import statistics_of
 from jaxsearch.metrics.extractor import Extracted, Extractor
 from jaxsearch.metrics.population import population
+from jaxsearch.zoo import references
 from jaxsearch.zoo.digits.data import splits
-from jaxsearch.zoo.features import digits, scenes
+from jaxsearch.zoo.features import digits, encoder, scenes
+from jaxsearch.zoo.verifiers.encoders import clip_images
+from tests.zoo import checkpoints
 
 
 def _projected(params, images):
@@ -93,3 +96,37 @@ def test_bad_images(images, message):
 def test_unknown_network():
     with pytest.raises(ValueError, match="network is 'x': pass 'attributes' or 'contrastive'"):
         scenes(network="x")
+
+
+def test_a_clip_is_its_embedding(tmp_path):
+    """As long as the network makes it: CLIP-FID is of those, not of unit vectors."""
+    torch = pytest.importorskip("torch")
+    clip, folder = checkpoints.clip(tmp_path / "clip")
+    extractor = encoder(weights=str(folder))
+    images = RNG.uniform(size=(4, 25, 31, 3)).astype(np.float32)
+    found = population(extractor, [images], batch=4)
+    size = clip.config.vision_config.image_size
+    pixels = clip_images(size, "8bit")(jnp.asarray(images))
+    with torch.no_grad():
+        wanted = clip.eval().visual_projection(
+            clip.vision_model(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)).pooler_output
+        )
+    assert extractor.name == "clip"
+    np.testing.assert_allclose(found.features, wanted.numpy(), atol=2e-5)
+    assert np.std(np.linalg.norm(wanted, axis=1)) > 0
+    with pytest.raises(ValueError, match="encoder comes without weights"):
+        encoder()
+
+
+def test_real_images_by_name(monkeypatch):
+    """Two populations of one kind, of which none is in the other."""
+    monkeypatch.setattr(references, "_SCENES", 5)
+    monkeypatch.setattr(references, "_POOL", 20)
+    shapes = {"digits": [(360, 32, 32, 1), (719, 32, 32, 1)], "scenes": [(5, 48, 48, 3)] * 2}
+    for name, wanted in shapes.items():
+        both = references.REFERENCES[name]()
+        assert [x.shape for x in both] == wanted
+        assert min(x.min() for x in both) >= 0
+        assert max(x.max() for x in both) <= 1
+        one, other = (x.reshape(len(x), -1) for x in both)
+        assert not (one[:20, None] == other[None]).all(axis=-1).any()

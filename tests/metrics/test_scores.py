@@ -16,6 +16,7 @@ from jaxsearch.metrics import (
     prompt_diversity,
 )
 from jaxsearch.metrics.distances import BLOCK
+from jaxsearch.metrics.precision_recall import _radii
 from tests.metrics.populations import pair
 
 
@@ -107,6 +108,14 @@ def test_precision_and_recall(num, other, k):
     found, wanted = precision_recall(real, made, neighbours=k), shares(real, made, k)
     assert found == pytest.approx(wanted, abs=1e-6)
     assert 0.1 < min(wanted) < 0.99
+
+
+def test_radii_of_several_blocks():
+    """Kills: padding, which lies in the middle, as somebody's neighbour."""
+    points, _ = pair(num=BLOCK + 3, size=2)
+    points = points - points.mean(0)
+    found = np.sqrt(jax.jit(_radii, static_argnums=1)(points, 2))
+    np.testing.assert_allclose(found, np.sort(cdist(points, points), axis=1)[:, 2], atol=1e-3)
 
 
 def test_precision_and_recall_that_are_known():

@@ -57,7 +57,7 @@ def _passive_runs(active: tuple[bool, ...]) -> list[int]:
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, quiet: bool) -> None:
-    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     console = Console(file=io.StringIO(), width=200)
     weights = progress.round_weights(SEARCHER, PROBLEM)
     with progress.Reporter(console, weights, None, quiet=quiet) as report:
