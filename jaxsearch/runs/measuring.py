@@ -188,7 +188,7 @@ def measure(request: MetricsRequest, console: Console) -> dict[str, Any]:
         },
         "populations": columns,
         "seconds": time.monotonic() - begin,
-        "versions": versions(files_of(weights) if weights else {}),
+        "versions": versions(files_of("weights", weights) if weights else {}),
     }
     write_json(request.output, found)
     return found

@@ -10,11 +10,12 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxsearch.core.pixels import to_pixels
 from jaxsearch.metrics.moments import Statistics
 from jaxsearch.runs.config import read_resolved
 from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.folder import RunFolder
-from jaxsearch.runs.images import image_name, to_pixels
+from jaxsearch.runs.images import image_name
 from jaxsearch.runs.records import read_lines
 from jaxsearch.zoo.references import REFERENCES
 

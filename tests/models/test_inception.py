@@ -112,9 +112,9 @@ class Reference:
                 h = self.a(h, f"Mixed_5{letter}", pool)
             h = self.b(h, "Mixed_6a")
             for letter, inner in zip("bcde", (128, 160, 160, 192), strict=True):
-                if letter == "d":
-                    self.spatial = self.unit(h, "Mixed_6d.branch1x1", 192)[:, :7].numpy()
                 h = self.c(h, f"Mixed_6{letter}", inner // self.narrower * self.narrower)
+                if letter == "d":  # whose first channels are the unit branch's
+                    self.spatial = h[:, :7].numpy()
             h = self.d(h, "Mixed_7a")
             h = self.e(h, "Mixed_7b", self.mean)
             h = self.e(h, "Mixed_7c", lambda x: self.f.max_pool2d(x, 3, 1, 1))
