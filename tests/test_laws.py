@@ -21,6 +21,7 @@ from jaxsearch.core.search import result_of, search, search_in_chunks
 from jaxsearch.core.space import noise_space, stages_of
 from jaxsearch.core.types import Cost, Problem, Prompts, Searcher, SearchResult, Verifier
 from jaxsearch.core.value import lookahead, solver_estimate
+from jaxsearch.searchers import beam, epsilon_greedy, mcts, rollover, svdd
 from tests import cases, toys
 from tests.conftest import as_users_compile
 
@@ -336,6 +337,28 @@ def test_search_beats_plain_sampling(searcher):
 def test_a_searcher_of_injected_noise_refuses_a_solver_without(searcher):
     with pytest.raises(ValueError, match="injects none"):
         search(key(), cases.SEARCHERS[searcher].searcher, problem("ddim"), toys.prompts(2))
+
+
+COMPARING = {
+    "beam": beam(),
+    "epsilon_greedy": epsilon_greedy(),
+    "mcts": mcts(rollouts="value"),
+    "rollover": rollover(),
+    "svdd": svdd(),
+}
+"""Those that compare noises of one step, and nothing else."""
+
+
+@pytest.mark.parametrize("searcher", COMPARING)
+@pytest.mark.parametrize("solver", ["ddpm", "flow_sde"])
+def test_noises_are_not_compared_by_an_estimate_that_is_older(searcher, solver):
+    """All candidates of a step would tie, and the search be no search."""
+    blind = dataclasses.replace(problem(solver), value=solver_estimate())
+    with pytest.raises(
+        ValueError, match=f"{searcher} compares .* the value lookahead"
+    ):
+        plan(COMPARING[searcher], blind, toys.prompts(2))
+    plan(COMPARING[searcher], problem(solver), toys.prompts(2))
 
 
 def test_costs_are_counted_per_prompt():

@@ -212,6 +212,25 @@ def without_lineage(particle: Particle) -> Particle:
     return particle._replace(noise=(), legs=None)  # type: ignore[arg-type]
 
 
+def require_sight(space: NoiseSpace, searcher: str, num_steps: int = 1) -> None:
+    """Refuses a problem in which candidates for the noise of one segment could only tie.
+
+    Args:
+        space: the search's.
+        searcher: its name.
+        num_steps: of a segment; in one of several steps the noise of the earlier ones is seen.
+
+    Raises:
+        ValueError: if what is scored after a step is older than the noise that the step injects.
+    """
+    if space.blind and num_steps == 1:
+        raise ValueError(
+            f"{searcher} compares noises of one step by a clean estimate that this solver makes "
+            "before it injects them, so all would score the same: take the value lookahead or "
+            "rollout, or set every to 2 steps or more"
+        )
+
+
 def require_noise(space: NoiseSpace, searcher: str) -> None:
     """Refuses a solver that never uses the noise a step-level searcher would search.
 

@@ -25,6 +25,7 @@ from jaxsearch.core.types import (
     Solver,
     Stage,
 )
+from jaxsearch.core.value import solver_estimate
 
 
 def initial_scale(solver: Solver) -> float:
@@ -134,6 +135,7 @@ def noise_space(problem: Problem, rank: int, renoisings: int = 0) -> NoiseSpace:
         renoise,
         len(problem.objective.verifiers),
         functools.partial(compared, problem.objective.aggregate),
+        solver.late_noise and problem.value is solver_estimate(),
     )
 
 

@@ -112,6 +112,7 @@ class Solver:
         quiet: the same sampler with the noise off, on the same schedule and with the same memory;
             None where this one injects none. It is not this one fed with zeros: a step that makes
             room for noise has to know that none will come.
+        late_noise: whether a step makes its clean estimate before it injects its noise.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Solver:
     noise_scale: tuple[float, ...]
     memory: Callable[[tuple[int, ...]], PyTree] = lambda shape: ()
     quiet: Solver | None = None
+    late_noise: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -340,6 +342,7 @@ class NoiseSpace(NamedTuple):
     renoise: Callable[..., Particle]  # (particle [...], step [...], noise [..., M]) -> back there
     num_guides: int  # V
     compare: Callable[[Array], Array]  # [n, V] -> [n]: scores of what is compared with each other
+    blind: bool  # whether the noise of the last step taken has no effect yet on what is scored
 
 
 GradientOf = Literal["initial", "all"]

@@ -17,7 +17,8 @@ def solver_estimate() -> Value:
     """The clean estimate that the solver's step made on its way: no further pass.
 
     For `heun` the second evaluation, as in the published code of Ramesh & Mardani 2025. For
-    `first_order` the estimate is older than the noise that the step injects.
+    `first_order` and `flow_sde` the estimate is older than the noise that the step injects:
+    searchers that compare noises of one step refuse it.
     """
 
     def estimate(denoise, solver: Solver, particle: Particle) -> tuple[Particle, Array]:

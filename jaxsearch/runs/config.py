@@ -24,7 +24,6 @@ _NUMBERS = ("num_prompts", "seed", "budget", "threshold", "microbatch")
 _DEFAULTS: dict[str, Any] = {
     "model": {"name": "digits"},
     "searcher": {"name": "epsilon_greedy"},
-    "value": {"name": "solver_estimate"},
     "aggregate": {"name": "total"},
     "num_prompts": None,
     "seed": 0,
@@ -231,6 +230,10 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     model = str(overlay(_DEFAULTS, raw)["model"]["name"])
     entry = model_entry(model)
     full = overlay(overlay(_DEFAULTS, entry.defaults), raw)
+    if "value" not in full:
+        # Other solvers make their estimate before they inject the noise that is to be judged.
+        sees = full["solver"]["name"] == "heun"
+        full["value"] = {"name": "solver_estimate" if sees else "lookahead"}
     # A run may be taken up or replayed from anywhere.
     full["model"] = {**full["model"], "name": located(model)}
     for key in ("guide", "report"):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxsearch.core.noise import first_candidates, fresh_branches, take
+from jaxsearch.core.noise import first_candidates, fresh_branches, require_sight, take
 from jaxsearch.core.segments import Segment, Window, runs, segments
 from jaxsearch.core.types import (
     Array,
@@ -45,6 +45,7 @@ def branching(
         return State(*first_candidates(space, key, particles))
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
+        require_sight(space, name, every)
         divided = segments(space, every=every, window=window, what=name)
         return tuple(stage(space, run) for run in runs(divided))
 

@@ -22,6 +22,7 @@ from jaxsearch.core.noise import (
     noise_key,
     repeat,
     require_noise,
+    require_sight,
     select,
     take,
     without_lineage,
@@ -91,7 +92,7 @@ def epsilon_greedy(
 
     Raises:
         ValueError: if a setting is out of its range; on a solver that injects no noise, or none
-            inside the window.
+            inside the window; if all candidates of a step would score the same (`require_sight`).
     """
     per_step = tuple(iterations) if isinstance(iterations, Sequence) else None
     for number in per_step or ():
@@ -133,6 +134,8 @@ def epsilon_greedy(
 
     def stages_fn(space: NoiseSpace) -> tuple[Stage, ...]:
         plan = schedule(space)
+        if not search_inactive:
+            require_sight(space, "epsilon_greedy", every)
         begins = [k > 0 for k in plan]
         divided = segments(space, every=every, window=window, what="epsilon_greedy", begins=begins)
         return tuple(

@@ -17,6 +17,7 @@ from jaxsearch.core.noise import (
     fresh_branches,
     noise_key,
     repeat,
+    require_sight,
     take,
 )
 from jaxsearch.core.reuse import reused
@@ -130,6 +131,8 @@ def mcts(
 
     def edges(space: NoiseSpace) -> tuple[list[int], list[int]]:
         """[D] the first step of each edge, and the step after its last."""
+        if rollouts == "value":
+            require_sight(space, "mcts", every)
         divided = segments(space, every=every, window=window, what="mcts")
         begins = [segment.begin for segment in divided if segment.searched]
         return begins, [*begins[1:], space.num_steps]

@@ -8,7 +8,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count
-from jaxsearch.core.noise import first_candidates, fresh_branches, repeat, select, take
+from jaxsearch.core.noise import (
+    first_candidates,
+    fresh_branches,
+    repeat,
+    require_sight,
+    select,
+    take,
+)
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Segment, Window, check_segments, segments
 from jaxsearch.core.types import (
@@ -48,9 +55,7 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
     sampling.
 
     Steps without injected noise, and those outside the window, are passed plainly. Prompts are at
-    different steps in one round. Children are told apart only by a score that has seen their noise:
-    with `first_order`, whose estimate is older than its noise, score with `lookahead` or act
-    `every` 2 steps or more.
+    different steps in one round.
 
     Args:
         quota: Q, noises that each searched segment adds to what may be tried, at least 1.
@@ -73,6 +78,7 @@ def rollover(*, quota: int = 4, every: int = 1, window: Window = None) -> Search
         return State(keys, particle, unknown, jnp.bool_(False), particle, unknown, zero, zero, left)
 
     def divide(space: NoiseSpace) -> tuple[Segment, ...]:
+        require_sight(space, "rollover", every)
         return segments(space, every=every, window=window, what="rollover")
 
     def quotas(divided: tuple[Segment, ...]) -> list[int]:

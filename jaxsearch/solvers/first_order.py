@@ -65,4 +65,5 @@ def replacing(name: str, schedule: Schedule, up: np.ndarray) -> Solver:
         calls=(1,) * schedule.num_steps,
         noise_scale=tuple(float(u) for u in up),
         quiet=first_order(schedule, eta=0.0) if up.any() else None,
+        late_noise=True,
     )

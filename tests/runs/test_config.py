@@ -43,6 +43,13 @@ def test_defaults_are_the_first_papers() -> None:
     assert len(config.prompts) == 36
 
 
+def test_the_value_has_seen_the_noise_that_it_judges() -> None:
+    assert config_of().value.name == "solver_estimate"
+    assert config_of("--model", "scenes").value.name == "lookahead"
+    assert config_of("--solver", "first_order").value.name == "lookahead"
+    assert config_of("--model", "scenes", "--value", "rollout").value.name == "rollout"
+
+
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     config = config_of(
         "--searcher", "zero_order", "--searcher.step", "1e-05", "--searcher.geometry", "distance",
