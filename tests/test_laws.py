@@ -354,9 +354,7 @@ COMPARING = {
 def test_noises_are_not_compared_by_an_estimate_that_is_older(searcher, solver):
     """All candidates of a step would tie, and the search be no search."""
     blind = dataclasses.replace(problem(solver), value=solver_estimate())
-    with pytest.raises(
-        ValueError, match=f"{searcher} compares .* the value lookahead"
-    ):
+    with pytest.raises(ValueError, match=f"{searcher} compares .* the value lookahead"):
         plan(COMPARING[searcher], blind, toys.prompts(2))
     plan(COMPARING[searcher], problem(solver), toys.prompts(2))
 

@@ -31,7 +31,7 @@ def load(*, size: Size = "large", guidance: float = 2.0) -> Model:
     "a picture of a purple square beside an orange triangle".
 
     Args:
-        size: of the base model; the package has small.
+        size: of the base model: large has 354 000 parameters, small 90 000.
         guidance: scale of classifier-free guidance; 1 is none and halves the network passes.
 
     Raises:
