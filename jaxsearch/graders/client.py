@@ -83,6 +83,10 @@ class Client:
         port = parts.port  # which refuses what is none
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
             raise ValueError(f"url is {self.url!r}: it must begin with http:// or https://")
+        if parts.username is not None or parts.query or parts.fragment:  # perhaps a secret
+            raise ValueError("url has a user, a query or a fragment: none of them is sent")
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("api_key has a character that cannot be sent")
         if not self.model:
             raise ValueError("model is empty: name the one that the server should ask")
         check_range("timeout", self.timeout, 0.0, open_low=True)
@@ -218,7 +222,10 @@ class Client:
     def _response(self, body: bytes, attempt: int) -> Mapping[str, Any]:
         status, wait, data = self._post(body)
         if status != 200:
-            said = " ".join(data[: 4 * _SHOWN].decode("utf-8", "replace").split())[:_SHOWN]
+            said = " ".join(data[: 4 * _SHOWN].decode("utf-8", "replace").split())
+            if self.api_key:  # some say it
+                said = said.replace(self.api_key, "...")
+            said = said[:_SHOWN]
             reason = f"the server answers {status}" + (f": {said}" if said else "")
             if status in _LATER:
                 raise _LaterError(reason, wait)
