@@ -194,12 +194,57 @@ def test_a_cap_that_cannot_be_kept_ends_the_questions():
     assert USAGE == {"prompt_tokens": 1000, "completion_tokens": 10}
 
 
+def test_what_others_have_spent_counts():
+    """Kills: a cap that begins anew in another process, or is passed by its first question."""
+    with served(lambda number, asked: choice("7")) as service:
+        client = asking(service, max_cost=3.5, price=(1000.0, 0.0), max_requests=9)
+        client.count_in(2, 2.0, 1.0)
+        said = client.ask("?", IMAGE, read)
+        assert (said.cost, client.cost, client.requests) == (1.0, 3.0, 3)
+        with pytest.raises(GradingError, match=r"the cap of 3\.5 on the cost"):
+            client.ask("?", IMAGE, read)
+        blind = asking(service, max_cost=3.5, price=(1000.0, 0.0))
+        blind.count_in(2, 3.6, 0.0)
+        with pytest.raises(GradingError, match=r"the cap of 3\.5 on the cost"):
+            blind.ask("?", IMAGE, read)
+        assert len(service.asked) == 1
+
+
+def test_all_attempts_are_on_the_bill():
+    replies = [choice("7"), choice("seven"), choice("7"), *[choice("seven")] * 2]
+    with served(lambda number, asked: replies[number]) as service:
+        client = asking(service, price=(1000.0, 0.0), retries=1)
+        assert [client.ask("?", IMAGE, read).cost for _ in range(2)] == [1.0, 2.0]
+        with pytest.raises(GradingError) as caught:
+            client.ask("?", IMAGE, read)
+        assert caught.value.cost == 2.0
+        assert client.cost == 5.0
+
+
+def test_whether_a_server_is_there():
+    with served(lambda number, asked: choice("7")) as service:
+        asking(service).check_reachable()
+        assert not service.asked
+    with pytest.raises(ValueError, match=r"nobody answers at .*refused"):
+        asking(service).check_reachable()
+
+
+def test_a_key_that_a_server_repeats_is_not_said():
+    reply = Reply(b"no such key: sk-1234", status=401)
+    with served(lambda number, asked: reply) as service, pytest.raises(GradingError) as caught:
+        asking(service, api_key="sk-1234").ask("?", IMAGE, read)
+    assert str(caught.value) == "the server answers 401: no such key: ..."
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"url": "localhost:8000"}, "url is 'localhost:8000': it must begin with http"),
         ({"url": "http://"}, "url is 'http://'"),
         ({"url": "http://localhost:no/v1"}, "Port could not be cast"),
+        ({"url": "http://me:secret@host/v1"}, "^url has a user, a query or a fragment: none"),
+        ({"url": "http://host/v1?key=secret"}, "^url has a user, a query or a fragment: none"),
+        ({"api_key": "sk\n1234"}, "^api_key has a character that cannot be sent$"),
         ({"model": ""}, "model is empty"),
         ({"timeout": 0.0}, r"timeout is 0.0: it must lie in \(0, inf\)"),
         ({"retries": -1}, "retries is -1"),
