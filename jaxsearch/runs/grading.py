@@ -131,7 +131,8 @@ class Grading:
         order = [[*local, *self._guides].index(name) for name in guides]
 
         def score(images: np.ndarray, ids: np.ndarray) -> Graded:
-            said = ask(images, ids)
+            with explained(str(self._path)):  # a full disk, perhaps
+                said = ask(images, ids)
             assert isinstance(said, Graded)
             self._check_answered()
             return Graded(said.scores[:, order], said.asked[:, order])
@@ -160,9 +161,10 @@ class Grading:
     def complete(self, made: Made) -> Made:
         """Samples [P] with what graders say of their pictures beside what verifiers say."""
         scores = np.array(made.scores)
-        scores[:, self._columns] = self._all(
-            np.asarray(made.images), self._config.prompts, None, self._ids
-        )
+        with explained(str(self._path)):
+            scores[:, self._columns] = self._all(
+                np.asarray(made.images), self._config.prompts, None, self._ids
+            )
         return made._replace(scores=scores)
 
     def _lines(self) -> dict[str, list[dict[str, Any]]]:
