@@ -145,7 +145,7 @@ def test_what_is_made_again_asks_nobody(
 
 
 def test_what_fails_is_recorded_and_never_wins(capsys: pytest.CaptureFixture[str]) -> None:
-    """The brightest pictures get no grade. Kills: a failure that counts as a number."""
+    """The least grade wins, so that a zero would. Kills: a failure that counts as one."""
     ill: set[str] = set()
 
     def answer(number: int, asked: Asked) -> Reply:
@@ -154,7 +154,8 @@ def test_what_fails_is_recorded_and_never_wins(capsys: pytest.CaptureFixture[str
         return Reply(b"cannot look", status=400) if question(asked) in ill else graded(asked)
 
     with served(answer) as service:
-        run = search("--guide", "five_aspects", *of(service), output="run")
+        least = ["--aggregate", "weighted", "--aggregate.weights", "[-1]"]
+        run = search("--guide", "five_aspects", *least, *of(service), output="run")
     lines = records(run, "grades.jsonl")
     failed = [line for line in lines if "failure" in line]
     assert len(failed) >= len(ill) > 1
@@ -164,7 +165,7 @@ def test_what_fails_is_recorded_and_never_wins(capsys: pytest.CaptureFixture[str
     assert (account["failed"], account["questions"]) == (len(failed), len(lines))
     for record in records(run):
         scores = [line["score"] for line in lines if line["id"] == record["id"] and "score" in line]
-        assert record["scores"]["five_aspects"]["found"] == pytest.approx(max(scores), abs=0.2)
+        assert record["scores"]["five_aspects"]["found"] == pytest.approx(min(scores), abs=0.2)
         mine = [line for line in failed if line["id"] == record["id"]]
         assert record["graders"]["five_aspects"]["failed"] == len(mine)
     assert cli.main(["report", "run"]) == 0  # pictures without a score, too
