@@ -242,7 +242,8 @@ def _plan(arguments: list[str]) -> int:
     from jaxsearch.core.plan import plan
     from jaxsearch.runs.build import build, with_budget, with_microbatch
     from jaxsearch.runs.driving import mesh_of
-    from jaxsearch.runs.planning import further
+    from jaxsearch.runs.grading import graders_of
+    from jaxsearch.runs.planning import further, with_graders
     from jaxsearch.runs.report import print_plan
 
     config = request.config
@@ -253,7 +254,10 @@ def _plan(arguments: list[str]) -> int:
     built, mesh = build(config), mesh_of(execution.devices, execution.model_devices)
     config, said = with_microbatch(config, built, mesh)
     price = plan(built.searcher, built.problem, built.prompts, microbatch=config.microbatch)
+    graders_of(config)  # which refuses what is missing, and asks nobody
     more = further(request.planning, config, built, price, mesh, execution.model_devices)
+    price, questions = with_graders(price, config)
+    more |= questions
     print_plan(Console(), price, len(config.prompts), more)
     if said:
         print(f"\n{said}")

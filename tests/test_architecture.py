@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "zoo": ["core", "solvers", "metrics", "models", "verifiers", "zoo"],
     "runs": [
         *("core", "solvers", "searchers", "metrics", "models", "verifiers", "zoo", "parallel"),
-        "runs",
+        *("graders", "runs"),
     ],
     "sweeps": [
         *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),

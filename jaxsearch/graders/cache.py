@@ -54,7 +54,7 @@ class Cache:
         Raises:
             ValueError: if the file cannot be written any more.
         """
-        self._kept[key] = grade._replace(attempts=0)
+        self._kept[key] = grade._replace(attempts=0, cost=0.0)
         if self._path is not None:
             row = key, float(grade.score), json.dumps(dict(grade.details))
             with self._file() as file:

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from jaxsearch.core.checks import check_count, check_range
@@ -27,6 +27,14 @@ _SHOWN = 200  # characters of a server's complaint
 
 class UnusableError(Exception):
     """An answer that says nothing; another attempt may."""
+
+
+class Answered(NamedTuple, Generic[Answer]):
+    """What a question has led to."""
+
+    answer: Answer
+    attempts: int
+    cost: float  # of all of them, in the unit of the price
 
 
 class _LaterError(Exception):
@@ -75,6 +83,10 @@ class Client:
         port = parts.port  # which refuses what is none
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
             raise ValueError(f"url is {self.url!r}: it must begin with http:// or https://")
+        if parts.username is not None or parts.query or parts.fragment:  # perhaps a secret
+            raise ValueError("url has a user, a query or a fragment: none of them is sent")
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("api_key has a character that cannot be sent")
         if not self.model:
             raise ValueError("model is empty: name the one that the server should ask")
         check_range("timeout", self.timeout, 0.0, open_low=True)
@@ -110,7 +122,7 @@ class Client:
         image_url: str,
         read: Callable[[Mapping[str, Any]], Answer],
         **options: Any,
-    ) -> tuple[Answer, int]:
+    ) -> Answered[Answer]:
         """Asks about an image until the answer can be read.
 
         Args:
@@ -121,7 +133,7 @@ class Client:
             options: of the request.
 
         Returns:
-            What was read, and how many attempts that took.
+            What was read, how many attempts that took and what they have cost.
 
         Raises:
             GradingError: if all attempts failed, one failed for good, or the budget is spent.
@@ -131,17 +143,50 @@ class Client:
         messages = [{"role": "user", "content": content}]
         body = json.dumps({"model": self.model, "messages": messages, **options}).encode()
         reason = ""
+        bill: list[float] = []
         for attempt in range(1, self.retries + 2):
             try:
-                return self._attempt(body, read, attempt), attempt
+                answer = self._attempt(body, read, attempt, bill)
+                return Answered(answer, attempt, math.fsum(bill))
+            except GradingError as error:
+                error.cost = math.fsum(bill)
+                raise
             except _LaterError as error:
                 reason, wait = str(error), error.wait
             if attempt <= self.retries:
                 time.sleep(min(max(wait, self.backoff * 2 ** (attempt - 1)), _LONGEST_WAIT))
-        raise GradingError(reason, self.retries + 1)
+        raise GradingError(reason, self.retries + 1, math.fsum(bill))
+
+    def check_reachable(self) -> None:
+        """Connects to the server and asks it nothing.
+
+        Raises:
+            ValueError: if there is no connection.
+        """
+        connection = self._connection()
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException) as error:
+            raise ValueError(f"nobody answers at {self.url} ({error})") from error
+        finally:
+            connection.close()
+
+    def count_in(self, requests: int, cost: float, largest: float) -> None:
+        """Counts attempts of another process as this client's own.
+
+        Args:
+            requests: how many.
+            cost: of all of them.
+            largest: of one.
+        """
+        self._budget.count_in(requests, cost, largest)
 
     def _attempt(
-        self, body: bytes, read: Callable[[Mapping[str, Any]], Answer], attempt: int
+        self,
+        body: bytes,
+        read: Callable[[Mapping[str, Any]], Answer],
+        attempt: int,
+        bill: list[float],
     ) -> Answer:
         if refused := self._budget.reserve():
             raise GradingError(refused, attempt - 1)
@@ -158,7 +203,7 @@ class Client:
         except UnusableError as error:
             raise _LaterError(str(error)) from error
         finally:
-            self._budget.settle(cost, answered)
+            bill.append(self._budget.settle(cost, answered))
 
     def _cost_of(self, response: Mapping[str, Any]) -> float | None:
         """What a response has cost; None where it does not say."""
@@ -177,7 +222,10 @@ class Client:
     def _response(self, body: bytes, attempt: int) -> Mapping[str, Any]:
         status, wait, data = self._post(body)
         if status != 200:
-            said = " ".join(data[: 4 * _SHOWN].decode("utf-8", "replace").split())[:_SHOWN]
+            said = " ".join(data[: 4 * _SHOWN].decode("utf-8", "replace").split())
+            if self.api_key:  # some say it
+                said = said.replace(self.api_key, "...")
+            said = said[:_SHOWN]
             reason = f"the server answers {status}" + (f": {said}" if said else "")
             if status in _LATER:
                 raise _LaterError(reason, wait)
@@ -190,13 +238,16 @@ class Client:
             raise _LaterError("the response holds no entries")
         return response
 
-    def _post(self, body: bytes) -> tuple[int, float, bytes]:
-        """Status, seconds to wait, and body of the response, all of it within the timeout."""
+    def _connection(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
         secure = parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         assert parts.hostname is not None
-        connection = kind(parts.hostname, parts.port, timeout=self.timeout)
+        return kind(parts.hostname, parts.port, timeout=self.timeout)
+
+    def _post(self, body: bytes) -> tuple[int, float, bytes]:
+        """Status, seconds to wait, and body of the response, all of it within the timeout."""
+        connection = self._connection()
         headers = {"Content-Type": "application/json", "Connection": "close"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -209,7 +260,7 @@ class Client:
             watch = threading.Timer(left, _hang_up, [connection.sock])
             watch.daemon = True
             watch.start()
-            path = parts.path.rstrip("/") + "/chat/completions"
+            path = urlsplit(self.url).path.rstrip("/") + "/chat/completions"
             connection.request("POST", path, body, headers)
             response = connection.getresponse()
             data = response.read(_LARGEST + 1)
@@ -254,7 +305,7 @@ class _Budget:
                 if known and expected <= self._max_cost:
                     break
                 if not self._running:
-                    if known or not self._max_cost:
+                    if known or self.spent >= self._max_cost:
                         return f"the cap of {self._max_cost:g} on the cost is reached"
                     break  # the first, whose cost nobody knows
                 self._changed.wait()
@@ -262,14 +313,26 @@ class _Budget:
             self._running += 1
             return ""
 
-    def settle(self, cost: float | None, answered: bool) -> None:
-        """Notes what an attempt has cost; None where nobody knows, be it that it was answered."""
+    def count_in(self, requests: int, cost: float, largest: float) -> None:
+        """Notes attempts that others have made."""
+        with self._changed:
+            self.requests += requests
+            self.spent += cost
+            self._largest = max(self._largest, largest)
+
+    def settle(self, cost: float | None, answered: bool) -> float:
+        """Notes what an attempt has cost; None where nobody knows, be it that it was answered.
+
+        Returns what it is taken to have cost.
+        """
         with self._changed:
             self._running -= 1
             self._blind |= answered and cost is None and not self._largest
             self._largest = max(self._largest, cost or 0.0)
-            self.spent += self._largest if cost is None else cost
+            charged = self._largest if cost is None else cost
+            self.spent += charged
             self._changed.notify_all()
+            return charged
 
 
 def _is_mapping(value: Any) -> bool:

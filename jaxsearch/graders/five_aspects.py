@@ -73,12 +73,12 @@ def five_aspects(
         options["response_format"] = {"type": "json_object"}
 
     def grade(image: np.ndarray, prompt: str) -> Grade:
-        found, attempts = client.ask(_question(prompt), data_url(image), _read, **options)
-        mean = sum(found[one] for one in taken) / len(taken)
-        return Grade(100 * mean / HIGHEST, found, attempts)
+        said = client.ask(_question(prompt), data_url(image), _read, **options)
+        mean = sum(said.answer[one] for one in taken) / len(taken)
+        return Grade(100 * mean / HIGHEST, said.answer, said.attempts, said.cost)
 
     about = [client.url, client.model, _question("{}"), taken, response_format, temperature]
-    return Grader(name, json.dumps(["five_aspects", *about]), grade)
+    return Grader(name, json.dumps(["five_aspects", *about]), grade, client=client)
 
 
 _SCHEMA = {

@@ -79,7 +79,7 @@ def mixed(
                 own = np.flatnonzero(row == prompt)
                 chosen[own[_best(leave_by, local[own], fraction)]] = True
         asked = np.broadcast_to(chosen[:, None], (len(images), len(panel.graders)))
-        remote = panel(images, [texts[one] for one in row], asked)
+        remote = panel(images, [texts[one] for one in row], asked, ids)
         return Graded(
             np.concatenate([local, remote], axis=1),
             np.concatenate([np.ones(local.shape, bool), asked], axis=1),

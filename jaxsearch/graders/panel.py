@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.pixels import to_pixels
 from jaxsearch.graders.cache import Cache
+from jaxsearch.graders.log import Log
 from jaxsearch.graders.pictures import key_of
 from jaxsearch.graders.types import Grade, Grader, GradingError
 
@@ -26,6 +26,13 @@ class Failure(NamedTuple):
     key: str  # of image, prompt and grader
     reason: str
     attempts: int
+
+
+class _About(NamedTuple):
+    """The prompt of an image."""
+
+    prompt: str
+    id: int | None
 
 
 class _Question(NamedTuple):
@@ -50,6 +57,7 @@ class Panel:
         log: a file of JSON lines, one for each grade and failure as it comes, to which is added;
             None: none.
         concurrency: questions that are under way at once, from 1.
+        progress: called after each grade and failure; None: nobody.
 
     Attributes:
         failures: in the order in which they happened.
@@ -67,6 +75,7 @@ class Panel:
         cache: str | os.PathLike[str] | None = None,
         log: str | os.PathLike[str] | None = None,
         concurrency: int = 8,
+        progress: Callable[[], None] | None = None,
     ) -> None:
         check_count("concurrency", concurrency)
         names = [one.name for one in graders]
@@ -78,16 +87,15 @@ class Panel:
         self.graders = tuple(graders)
         self.failures: list[Failure] = []
         self.asked = self.found = 0
-        self._cache, self._log, self._concurrency = Cache(cache), log, concurrency
-        if log is not None:
-            try:
-                with open(log, "a", encoding="utf-8"):
-                    pass
-            except OSError as error:
-                raise ValueError(f"cannot write {os.fspath(log)}: {error.strerror}") from error
+        self._cache, self._log = Cache(cache), None if log is None else Log(log)
+        self._concurrency, self._progress = concurrency, progress
 
     def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], wanted: np.ndarray | None = None
+        self,
+        images: np.ndarray,
+        prompts: Sequence[str],
+        wanted: np.ndarray | None = None,
+        ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """The scores [n, G] float32 of images; NaN where a grader failed or was not asked.
 
@@ -96,7 +104,11 @@ class Panel:
                 a pixel that is not finite fails, and is shown to nobody.
             prompts: [n] what each was asked for.
             wanted: [n, G] bool, which grader is asked about which image; None: all about all.
+            ids: [n] of the prompts, for the log; None: it says their texts alone.
         """
+        about = [
+            _About(text, None if ids is None else int(ids[i])) for i, text in enumerate(prompts)
+        ]
         shape = len(images), len(self.graders)
         wanted = np.ones(shape, bool) if wanted is None else wanted
         sound = np.isfinite(images).all(axis=(1, 2, 3))
@@ -108,17 +120,17 @@ class Panel:
             key = key_of(grader.identity, pictures[row], prompts[row])
             if not sound[row]:
                 reason = "the image has pixels that are not finite"
-                self._note(grader, prompts[row], key, GradingError(reason, 0))
+                self._note(grader, about[row], key, GradingError(reason, 0))
                 continue
             one = questions.setdefault(f"{column} {key}", _Question(column, row, key, []))
             one.places.append((row, column))
-        for question, score in self._answers(list(questions.values()), pictures, prompts):
+        for question, score in self._answers(list(questions.values()), pictures, about):
             for place in question.places:
                 scores[place] = score
         return scores
 
     def _answers(
-        self, questions: Sequence[_Question], pictures: np.ndarray, prompts: Sequence[str]
+        self, questions: Sequence[_Question], pictures: np.ndarray, about: Sequence[_About]
     ) -> list[tuple[_Question, float]]:
         answers, open_ = [], []
         for one in questions:
@@ -127,49 +139,52 @@ class Panel:
                 open_.append(one)
             else:
                 self.found += 1
-                self._note(self.graders[one.grader], prompts[one.image], one.key, kept)
+                self._note(self.graders[one.grader], about[one.image], one.key, kept)
                 answers.append((one, kept.score))
         self.asked += len(open_)
         pool = concurrent.futures.ThreadPoolExecutor(self._concurrency)
 
         def judge(one: _Question) -> Grade | GradingError:
-            return _judged(self.graders[one.grader], pictures[one.image], prompts[one.image])
+            return _judged(self.graders[one.grader], pictures[one.image], about[one.image].prompt)
 
         try:
             parallel = [one for one in open_ if self.graders[one.grader].parallel]
             running = {pool.submit(judge, one): one for one in parallel}
             for one in open_:
                 if not self.graders[one.grader].parallel:
-                    answers.append((one, self._taken(one, judge(one), prompts)))
+                    answers.append((one, self._taken(one, judge(one), about)))
             for done in concurrent.futures.as_completed(running):
                 one = running[done]
-                answers.append((one, self._taken(one, done.result(), prompts)))
+                answers.append((one, self._taken(one, done.result(), about)))
         finally:
             pool.shutdown(cancel_futures=True)  # of what nobody waits for after an interruption
         return answers
 
     def _taken(
-        self, question: _Question, grade: Grade | GradingError, prompts: Sequence[str]
+        self, question: _Question, grade: Grade | GradingError, about: Sequence[_About]
     ) -> float:
         """The score of what a grader said, kept and noted."""
-        self._note(self.graders[question.grader], prompts[question.image], question.key, grade)
+        self._note(self.graders[question.grader], about[question.image], question.key, grade)
         if isinstance(grade, GradingError):
             return math.nan
         self._cache.put(question.key, grade)
         return grade.score
 
-    def _note(self, grader: Grader, prompt: str, key: str, grade: Grade | GradingError) -> None:
-        line: dict[str, Any] = {"grader": grader.name, "prompt": prompt, "key": key}
-        line["attempts"] = grade.attempts
+    def _note(self, grader: Grader, about: _About, key: str, grade: Grade | GradingError) -> None:
+        line: dict[str, Any] = {"grader": grader.name, "prompt": about.prompt, "key": key}
+        if about.id is not None:
+            line["id"] = about.id
+        line |= {"attempts": grade.attempts, "cost": grade.cost}
         if isinstance(grade, GradingError):
-            failure = Failure(grader.name, prompt, key, str(grade), grade.attempts)
+            failure = Failure(grader.name, about.prompt, key, str(grade), grade.attempts)
             self.failures.append(failure)
             line["failure"] = failure.reason
         else:
             line |= {"score": grade.score, "details": dict(grade.details)}
         if self._log is not None:
-            with open(self._log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._log.add(line)
+        if self._progress is not None:
+            self._progress()
 
 
 def _judged(grader: Grader, picture: np.ndarray, prompt: str) -> Grade | GradingError:

@@ -58,12 +58,13 @@ def question_answer(
 
     def grade(image: np.ndarray, prompt: str) -> Grade:
         asked = question.replace("{}", prompt)
-        (yes, no), attempts = client.ask(asked, data_url(image), _read, **options)
+        said = client.ask(asked, data_url(image), _read, **options)
+        yes, no = said.answer
         score = yes if form == "probability" else yes / (yes + no)
-        return Grade(score, {"yes": yes, "no": no}, attempts)
+        return Grade(score, {"yes": yes, "no": no}, said.attempts, said.cost)
 
     about = [client.url, client.model, question, form, top_logprobs]
-    return Grader(name, json.dumps(["question_answer", *about]), grade)
+    return Grader(name, json.dumps(["question_answer", *about]), grade, client=client)
 
 
 def _read(choice: Mapping[str, Any]) -> tuple[float, float]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxsearch.graders.client import Client
 
 
 class GradingError(Exception):
@@ -14,11 +17,12 @@ class GradingError(Exception):
 
     Attributes:
         attempts: how often the grader was asked.
+        cost: of these attempts.
     """
 
-    def __init__(self, reason: str, attempts: int = 1) -> None:
+    def __init__(self, reason: str, attempts: int = 1, cost: float = 0.0) -> None:
         super().__init__(reason)
-        self.attempts = attempts
+        self.attempts, self.cost = attempts, cost
 
 
 class Grade(NamedTuple):
@@ -27,6 +31,7 @@ class Grade(NamedTuple):
     score: float  # finite; more is better
     details: Mapping[str, Any] = {}  # how it comes about, as JSON has it
     attempts: int = 1  # how often it was asked until it answered
+    cost: float = 0.0  # of these attempts, in the unit of the client's price
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +44,11 @@ class Grader:
             under it.
         grade: `(image uint8 [h,w,c], prompt) -> Grade`. It may raise anything, which is a failure.
         parallel: whether several images may be judged at once, from threads of their own.
+        client: who asks for it, where it is a model behind HTTP.
     """
 
     name: str
     identity: str
     grade: Callable[[np.ndarray, str], Grade]
     parallel: bool = True
+    client: Client | None = None

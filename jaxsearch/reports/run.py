@@ -73,7 +73,16 @@ def report_run(path: Path, paths: int | None, say: Say) -> str:
     seconds = run.summary["seconds"].get("search", 0.0)
     searched: list[Decisions] = []
     missing = ""
-    if paths is None and seconds > _MOST_SECONDS:
+    asked = [part.name for part in run.config.guide if part.name in run.config.graders]
+    if asked:
+        missing = (
+            f"the search was guided by {asked[0]}, which would have to be asked once more about "
+            "every candidate"
+        )
+        if paths:
+            raise UserError(f"{path} has no decisions to show: {missing}; leave --paths out")
+        paths = 0
+    elif paths is None and seconds > _MOST_SECONDS:
         paths = 0
         missing = (
             f"the search took {seconds:,.0f} seconds, and to show this it is carried out once "
@@ -100,6 +109,7 @@ def report_run(path: Path, paths: int | None, say: Say) -> str:
         heading=name,
         run=run,
         costs=_costs(run.summary),
+        graders=_questions(run.summary),
         curve=curves_figure(_curves(run.folder), run.score),
         table=_table(run),
         decisions=[_shown(run, place, one) for place, one in zip(places, searched, strict=False)],
@@ -206,6 +216,12 @@ def _decimals(entries: Sequence[Mapping[str, Any]]) -> int:
     values = [entry[key] for entry in entries for key in ("plain", "found")]
     known = [value for value in values if value is not None]
     return max(decimals_for(np.asarray(known, np.float64)), 3)
+
+
+def _questions(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What was asked of each grader."""
+    graders = summary.get("graders")
+    return list(graders.items()) if isinstance(graders, dict) else []
 
 
 def _costs(summary: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:

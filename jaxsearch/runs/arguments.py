@@ -36,6 +36,7 @@ class Execution(NamedTuple):
     devices: int | None = None
     model_devices: int = 1
     quiet: bool = False
+    grader_concurrency: int = 8
 
 
 class Planning(NamedTuple):
@@ -148,6 +149,7 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         threshold=found["threshold"],
         microbatch=found["microbatch"],
         metadata=tuple(one.metadata for one in prompts) if known else (),
+        grader_fraction=found["grader_fraction"],
     )
     free = FREE_SIZE[config.searcher.name]
     given = free in full["searcher"] or f"--searcher.{free}" in options_in(rest)

@@ -35,9 +35,10 @@ from jaxsearch.core.types import (
     Verifier,
 )
 from jaxsearch.parallel import num_model_devices, num_particle_devices
-from jaxsearch.runs import components
+from jaxsearch.runs import components, graders
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
+from jaxsearch.runs.graders import GRADERS
 from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.zoo import Model, entry
 from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Early, Prompted, files_of
@@ -103,6 +104,9 @@ def files(config: Config) -> dict[str, Path]:
                 given = part.settings.get(key)
                 read = files_of(key, given) if given else {}
                 found |= {f"{part.name}/{key}/{name}": path for name, path in read.items()}
+        elif part.name in GRADERS:
+            with explained(part.name):
+                found |= graders.files_of(part.name, part.settings)
     return found
 
 
@@ -133,7 +137,12 @@ def build(config: Config, most_prompts: int | None = None, load: Load = componen
     model: Model = part_of("model", config.model)
     schedule = part_of("schedule", config.schedule, model.denoiser.process)
     solver: Solver = part_of("solver", config.solver, schedule)
-    given = {part.name: part_of("verifier", part) for part in config.guide + config.report}
+    given = {
+        part.name: graders.placeholder(part.name)  # it is asked on the host, where it is
+        if part.name in GRADERS
+        else part_of("verifier", part)
+        for part in config.guide + config.report
+    }
     contexts: dict[str, Callable[[Sequence[str]], dict[str, Array]]] = {}
     verifiers: dict[str, Verifier] = {}
     for column, one in given.items():
@@ -161,6 +170,7 @@ def build(config: Config, most_prompts: int | None = None, load: Load = componen
 
     prompts = part(0, most_prompts or len(config.prompts))
     guides = tuple(verifiers[part.name] for part in config.guide)
+    _check_graders(config, verifiers)
     aggregate: Aggregate = part_of("aggregate", config.aggregate)
     with explained(aggregate.name):
         jax.eval_shape(aggregate.combine, jax.ShapeDtypeStruct((1, len(guides)), jnp.float32))
@@ -236,6 +246,24 @@ def _check_gradient(key: Array, searcher: Searcher, problem: Problem, prompts: P
     stages = stages_of(searcher, problem)
     if any(turn.gradient is not None for stage in stages for turn in stage.turns):
         jax.eval_shape(lambda key: search(key, searcher, problem, prompts), key)
+
+
+def _check_graders(config: Config, verifiers: Mapping[str, Verifier]) -> None:
+    """Refuses mixes in which graders cannot be asked as is wanted."""
+    names = [part.name for part in config.guide]
+    asked = [name for name in names if name in GRADERS]
+    local = [name for name in names if name not in GRADERS]
+    if config.grader_fraction < 1 and not (asked and local):
+        missing = "no guide is a grader" if not asked else "no other guide says which are the best"
+        raise UserError(
+            f"grader_fraction is {config.grader_fraction}, but {missing}: name one, or leave it out"
+        )
+    for name in local if asked else ():
+        if ESTIMATE in verifiers[name].needs:
+            raise UserError(
+                f"{name} needs a clean estimate of the sampler, which is not there beside the "
+                f"grader {asked[0]}: let one of them report"
+            )
 
 
 def _check_budget(budget: int, searcher: Searcher, problem: Problem) -> None:

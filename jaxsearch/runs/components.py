@@ -20,6 +20,7 @@ from jaxsearch.core.aggregate import AGGREGATES
 from jaxsearch.core.process import SCHEDULES
 from jaxsearch.core.value import VALUES
 from jaxsearch.runs.errors import explained, unknown
+from jaxsearch.runs.graders import GRADERS
 from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import SOLVERS
 from jaxsearch.verifiers import VERIFIERS
@@ -91,7 +92,7 @@ def registry(kind: str, model: str) -> Mapping[str, Factory]:
     if kind == "model":
         return {name: model_entry(name).load for name in MODELS}
     if kind == "verifier":
-        return {**VERIFIERS, **PUBLISHED, **model_entry(model).verifiers}
+        return {**VERIFIERS, **PUBLISHED, **GRADERS, **model_entry(model).verifiers}
     registries: dict[str, Any] = {
         "solver": SOLVERS,
         "schedule": SCHEDULES,
@@ -142,8 +143,8 @@ def catalogue(kinds: Sequence[str]) -> dict[str, dict[str, Line]]:
     found: dict[str, dict[str, Line]] = {}
     for kind in kinds:
         if kind == "verifiers":
-            shared = {**VERIFIERS, **PUBLISHED}.items()
-            lines = {name: Line(summary_of(make), _facts(make)) for name, make in shared}
+            shared: dict[str, Factory] = {**VERIFIERS, **PUBLISHED, **GRADERS}
+            lines = {name: Line(summary_of(make), _facts(make)) for name, make in shared.items()}
             for model in MODELS:
                 for name, make in model_entry(model).verifiers.items():
                     lines[name] = Line(f"{summary_of(make)} (of the model {model})", _facts(make))

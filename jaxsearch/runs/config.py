@@ -13,6 +13,7 @@ import yaml
 from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.errors import UserError, unknown
 from jaxsearch.runs.files import read_text
+from jaxsearch.runs.graders import GRADERS
 from jaxsearch.runs.prompt_files import Prompt, check_metadata, read_prompts
 from jaxsearch.zoo import located
 
@@ -20,7 +21,7 @@ KINDS = ("model", "solver", "schedule", "searcher", "value", "aggregate")
 """The parts of which a run has one each: `{name: ..., setting: ...}` in a config file."""
 
 _LISTS = ("guide", "report", "prompts")
-_NUMBERS = ("num_prompts", "seed", "budget", "threshold", "microbatch")
+_NUMBERS = ("num_prompts", "seed", "budget", "threshold", "microbatch", "grader_fraction")
 _DEFAULTS: dict[str, Any] = {
     "model": {"name": "digits"},
     "searcher": {"name": "epsilon_greedy"},
@@ -30,6 +31,7 @@ _DEFAULTS: dict[str, Any] = {
     "budget": None,
     "threshold": None,
     "microbatch": None,
+    "grader_fraction": 1.0,
     "verifiers": {},
 }
 
@@ -65,10 +67,19 @@ class Config:
     microbatch: int | None
     metadata: tuple[Mapping[str, Any] | None, ...] = ()
     """[P] What files said of the prompts beside them; nothing where none said anything."""
+    grader_fraction: float = 1.0
+    """Of a round's candidates of a prompt, the part that guiding graders are asked about."""
+
+    @property
+    def graders(self) -> tuple[str, ...]:
+        """The names of verifiers that are asked on the host, guides first."""
+        return tuple(part.name for part in self.guide + self.report if part.name in GRADERS)
 
     def to_dict(self) -> dict[str, Any]:
         """The form it has in a config file; `jaxsearch search --config` takes it."""
         verifiers = {part.name: part.settings for part in self.guide + self.report if part.settings}
+        # Where there is none, configs are those of versions that knew none.
+        graders = {"grader_fraction": self.grader_fraction} if self.graders else {}
         return {
             **{kind: getattr(self, kind).to_dict() for kind in KINDS},
             "guide": [part.name for part in self.guide],
@@ -79,6 +90,7 @@ class Config:
             "budget": self.budget,
             "threshold": self.threshold,
             "microbatch": self.microbatch,
+            **graders,
         }
 
     def _entries(self) -> list[str | dict[str, Any]]:
@@ -129,6 +141,7 @@ def read_resolved(path: Path) -> Config:
             for role in ("guide", "report")
         }
         rest = {key: raw[key] for key in ("seed", "budget", "threshold", "microbatch")}
+        rest |= {key: raw[key] for key in ("grader_fraction",) if key in raw}
         entries: dict[str, Any] = {**named, **verifiers, "prompts": tuple(raw["prompts"]), **rest}
         return Config(**entries)
     except (KeyError, TypeError, AttributeError) as error:

@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
+from jaxsearch.core.host import Score, search_on_host
 from jaxsearch.core.search import search_in_chunks, start
 from jaxsearch.core.types import Prompts, SearchState
 from jaxsearch.parallel import particle_mesh
@@ -74,6 +75,8 @@ class Job:
         program: what it has in common with others.
         checkpoints: of the search.
         about: the caller's own.
+        score: what judges candidates on the host, for so many images at once; None: the problem's
+            verifiers do, inside the program.
         state: the last one that is known to be done.
         seconds: spent on it so far, without compiling.
     """
@@ -84,6 +87,7 @@ class Job:
     program: Program
     checkpoints: Checkpoints
     about: Any = None
+    score: Callable[[int | None], Score] | None = None
     state: SearchState | None = None
     seconds: float = 0.0
 
@@ -102,6 +106,23 @@ class Job:
     def finished(self) -> bool:
         """Whether all of its rounds are done."""
         return self.state is not None and self.rounds == self.state.trace.best.shape[0]
+
+    def chunks(self, mesh: Mesh | None) -> Iterator[SearchState]:
+        """The states to come, each after some rounds."""
+        built = self.built
+        how: dict[str, Any] = {
+            "state": self.state, "microbatch": self.program.microbatch, "mesh": mesh
+        }  # fmt: skip
+        if self.score is not None:
+            score = self.score(self.program.microbatch)
+            yield from search_on_host(
+                self.key, built.searcher, built.problem, self.prompts, score, **how
+            )
+        else:
+            yield from search_in_chunks(
+                self.key, built.traced, built.problem, self.prompts,
+                rounds_per_chunk=self.program.pace, **how,
+            )  # fmt: skip
 
     def restore(self) -> None:
         """Goes on where it was saved, if it was.
@@ -146,11 +167,7 @@ def _send(jobs: Iterable[Job], mesh: Mesh | None, clock: CompileClock) -> Iterat
     for job in jobs:
         if job.finished:  # it was saved after its last round
             yield _Sent(job, job.reached, time.monotonic(), clock.seconds)
-        chunks = search_in_chunks(
-            job.key, job.built.traced, job.built.problem, job.prompts,
-            rounds_per_chunk=job.program.pace, state=job.state,
-            microbatch=job.program.microbatch, mesh=mesh,
-        )  # fmt: skip
+        chunks = job.chunks(mesh)
         at, compiled = time.monotonic(), clock.seconds
         for state in chunks:
             yield _Sent(job, state, at, compiled)

@@ -64,6 +64,16 @@ class RunFolder(NamedTuple):
         return self.path / "curve.png"
 
     @property
+    def grades(self) -> Path:
+        """What graders have said, so that they are not asked again (SQLite)."""
+        return self.path / "grades.sqlite"
+
+    @property
+    def grade_log(self) -> Path:
+        """One line for each answer and failure of a grader, in the order in which they came."""
+        return self.path / "grades.jsonl"
+
+    @property
     def summary(self) -> Path:
         """What came of it."""
         return self.path / "summary.json"

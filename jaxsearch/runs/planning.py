@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import jax
@@ -63,6 +64,30 @@ def further(
         several = f" on each of {devices} devices" if devices > 1 else ""
         found["time"] = f"{_duration(seconds)} at {rate / 1e12:.3g} TFLOP/s{several}, {source}"
     return found
+
+
+def with_graders(price: Plan, config: Config) -> tuple[Plan, dict[str, str]]:
+    """The price with what graders are asked, and a line that says it.
+
+    Args:
+        price: as if they were verifiers, asked about every candidate.
+        config: of the search.
+    """
+    guides = [part.name for part in config.guide if part.name in config.graders]
+    if not config.graders:
+        return price, {}
+    wanted = int(price.cost.verifier_calls) // len(config.guide)
+    shown = sum(
+        stage.rounds * math.ceil(config.grader_fraction * stage.candidates)
+        for stage in price.stages
+    )
+    asked = min(wanted, shown)
+    calls = wanted * (len(config.guide) - len(guides)) + asked * len(guides)
+    each = [f"{name} {asked + 2 if name in guides else 2:,}" for name in config.graders]
+    return price._replace(cost=price.cost._replace(verifier_calls=calls)), {
+        "questions": f"{', '.join(each)} per prompt at most, those about the plain and the found "
+        f"picture included; {len(config.prompts):,} prompts"
+    }
 
 
 def _memory(topology: str, compiled: Compiled) -> str:

@@ -96,8 +96,9 @@ def plot_curves(path: Path, curves: dict[str, Curve], *, title: str, score: str)
 def draw_curves(axes: Any, curves: dict[str, Curve], colours: Colours) -> None:
     """Draws score against network passes into the axes of a figure."""
     best, current, plain = curves["best"], curves["round"], curves["plain"]
-    if len(plain.median):
-        axes.axhspan(plain.low[0], plain.high[0], color=colours.plain, alpha=0.12, linewidth=0)
+    if len(plain.median) and np.isfinite(plain.median[0]):
+        if np.isfinite([plain.low[0], plain.high[0]]).all():
+            axes.axhspan(plain.low[0], plain.high[0], color=colours.plain, alpha=0.12, linewidth=0)
         axes.axhline(plain.median[0], color=colours.plain, linestyle="--", linewidth=1)
         axes.plot(
             *_line(plain), color=colours.plain, marker="o", linestyle="--", label="plain sample"
@@ -121,13 +122,19 @@ def draw_curves(axes: Any, curves: dict[str, Curve], colours: Colours) -> None:
 
 
 def _line(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    return curve.network_passes, curve.median
+    return curve.network_passes, _known(curve.median)
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """The values, NaN where one is not finite: nothing is drawn there."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _band(axes: Any, curve: Curve, colour: str, alpha: float) -> None:
     if len(curve.median) == 1:
-        error = [curve.median - curve.low, curve.high - curve.median]
+        low, middle, high = map(_known, (curve.low, curve.median, curve.high))
+        error = np.nan_to_num([middle - low, high - middle])
         axes.errorbar(*_line(curve), yerr=error, color=colour, capsize=4, linewidth=0, elinewidth=2)
         return
-    low, high = (np.where(np.isfinite(edge), edge, np.nan) for edge in (curve.low, curve.high))
+    low, high = _known(curve.low), _known(curve.high)
     axes.fill_between(curve.network_passes, low, high, color=colour, alpha=alpha, linewidth=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -93,12 +94,20 @@ class Reporter:
         weights: [R] how long rounds are, compared with each other.
         begun: where the search goes on; None begins.
         quiet: whether to show nothing.
+        beside: what else is shown, asked for each time; None: nothing.
     """
 
     def __init__(
-        self, console: Console, weights: np.ndarray, begun: SearchState | None, *, quiet: bool
+        self,
+        console: Console,
+        weights: np.ndarray,
+        begun: SearchState | None,
+        *,
+        quiet: bool,
+        beside: Callable[[], str] | None = None,
     ) -> None:
-        self._console, self._quiet = console, quiet
+        self._console, self._quiet, self._beside = console, quiet, beside
+        self._note = "first round"
         self._work = np.concatenate([[0.0], np.cumsum(weights)])  # done after each round
         self._round, self._passes = (0, 0.0) if begun is None else _so_far(begun)
         self._seconds_per_work = 0.0
@@ -138,8 +147,16 @@ class Reporter:
             f"round {done}/{len(self._work) - 1}  {_score(state)}  "
             f"{(passes - self._passes) / seconds:,.0f} passes/s  {left // 60}:{left % 60:02d} left"
         )
-        self._round, self._passes = done, passes
-        self._progress.update(self._task, completed=work, note=note)
+        self._round, self._passes, self._note = done, passes, note
+        self._progress.update(self._task, completed=work)
+        self.tick()
+
+    def tick(self) -> None:
+        """Shows what is new beside the rounds."""
+        if self._quiet:
+            return
+        note = self._note + ("" if self._beside is None else f"  {self._beside()}")
+        self._progress.update(self._task, note=note)
         if not self._live and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(f"searching: {note}", highlight=False)

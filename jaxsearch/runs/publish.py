@@ -15,6 +15,8 @@ from jaxsearch.runs.build import Built, Made, make_again
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import RunFolder
+from jaxsearch.runs.graders import GRADERS
+from jaxsearch.runs.grading import Grading
 from jaxsearch.runs.images import contact_sheet, image_name, write_png
 from jaxsearch.runs.plots import curves_dict, curves_of, plot_curves
 from jaxsearch.runs.recipes import read_recipes, write_recipes
@@ -29,7 +31,8 @@ class Outcome(NamedTuple):
     scores: dict[str, Scores]  # by verifier, guides first
     plain_total: np.ndarray  # [P] the guides' aggregate
     found_total: np.ndarray  # [P]
-    replay_difference: np.ndarray  # [P] between these scores and those that the search saw
+    replay_difference: np.ndarray  # [P] between these scores and those that the search saw, of
+    # verifiers; graders may say something else of what differs in the last bit
 
 
 def compare(built: Built, plain: Made, found: Made, seen: np.ndarray) -> Outcome:
@@ -39,6 +42,8 @@ def compare(built: Built, plain: Made, found: Made, seen: np.ndarray) -> Outcome
         for i, (name, role) in enumerate(zip(built.verifiers, built.roles, strict=True))
     }
     guides = [made.scores[:, : built.num_guides] for made in (plain, found)]
+    told = list(built.verifiers)[: built.num_guides]
+    again = [column for column, name in enumerate(told) if name not in GRADERS]
     plain_total, found_total = _totals(built, guides)
     return Outcome(
         plain=to_pixels(plain.images),
@@ -46,7 +51,7 @@ def compare(built: Built, plain: Made, found: Made, seen: np.ndarray) -> Outcome
         scores=scores,
         plain_total=plain_total,
         found_total=found_total,
-        replay_difference=_differences(guides[1], seen),
+        replay_difference=_differences(guides[1][:, again], seen[:, again]),
     )
 
 
@@ -54,7 +59,7 @@ def _differences(again: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """[P] the largest difference between two scores of a sample [P, V]; infinite if one failed."""
     both, neither = np.isfinite(again) & np.isfinite(seen), ~np.isfinite(again) & ~np.isfinite(seen)
     difference = np.subtract(again, seen, out=np.full(seen.shape, np.inf), where=both)
-    return np.where(neither, 0.0, np.abs(difference)).max(axis=1)
+    return np.where(neither, 0.0, np.abs(difference)).max(axis=1, initial=0.0)
 
 
 def _totals(built: Built, pair: list[np.ndarray]) -> list[np.ndarray]:
@@ -83,7 +88,12 @@ def plain_recipes(built: Built, like: Noise, legs: Legs | None) -> tuple[Noise, 
 
 
 def write_results(
-    config: Config, built: Built, folder: RunFolder, result: SearchResult, seconds: float
+    config: Config,
+    built: Built,
+    folder: RunFolder,
+    result: SearchResult,
+    seconds: float,
+    grading: Grading | None = None,
 ) -> dict[str, Any]:
     """Writes everything but the summary, and returns what the summary says.
 
@@ -93,6 +103,7 @@ def write_results(
         folder: where to.
         result: of the search.
         seconds: that the search took.
+        grading: its graders, if it has any. They are asked about what is published.
     """
     ids = np.asarray(built.prompts.ids).tolist()
     best = result.particle
@@ -100,6 +111,10 @@ def write_results(
     recipes = read_recipes(folder.recipes)
     found = make_again(built, *recipes, config.microbatch)
     plain = make_again(built, *plain_recipes(built, *recipes), config.microbatch)
+    graded: list[dict[str, Any]] = [{}] * len(ids)
+    if grading is not None:
+        found, plain = grading.complete(found), grading.complete(plain)
+        graded = [{"graders": account} for account in grading.account_of(ids)]
     outcome = compare(built, plain, found, np.asarray(result.scores))
     _write_pictures(config, folder, outcome)
     curves = curves_of(result.trace, int(plain_cost(built).network_passes), outcome.plain_total)
@@ -123,11 +138,13 @@ def write_results(
                 replay_difference=finite(outcome.replay_difference[i]),
                 seconds=round(seconds / len(ids), 4),
                 **({"metadata": config.metadata[i]} if config.metadata else {}),
+                **graded[i],
             )
             for i in range(len(ids))
         ],
     )
-    return _summary(config, built, outcome, costs)
+    summary = _summary(config, built, outcome, costs)
+    return summary if grading is None else {**summary, "graders": grading.account()}
 
 
 def _write_pictures(config: Config, folder: RunFolder, outcome: Outcome) -> None:

@@ -60,6 +60,12 @@ def print_summary(console: Console, summary: Mapping[str, Any], path: Path) -> N
         lines["backward passes"] = (
             f"{cost['backward_passes']:,} per prompt; {total['backward_passes']:,} in all"
         )
+    for name, account in summary.get("graders", {}).items():
+        lines[f"{name}"] = (
+            f"{account['questions']:,} questions, of which {account['kept']:,} had been asked "
+            f"before and {account['failed']:,} failed"
+            + (f"; cost {account['cost']:.4g}" if account["cost"] else "")
+        )
     lines |= {
         "solver steps": f"{cost['solver_steps_papers_nfe']:,} per prompt (the papers' NFE)",
         "seconds": f"{seconds['total']:.1f}, of which {seconds['compile']:.1f} compiling",

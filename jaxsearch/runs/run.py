@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
+from jaxsearch.graders import Grader
 from jaxsearch.parallel import divided, num_model_devices, replicated
 from jaxsearch.runs.arguments import Execution
 from jaxsearch.runs.build import Built, build, files, with_microbatch
@@ -21,6 +23,7 @@ from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, check_versions, claim, existing, versions
+from jaxsearch.runs.grading import Grading, check_reachable, graders_of
 from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
@@ -45,6 +48,8 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
         RunInterruptedError: on Ctrl-C or SIGTERM, once the round under way is done and saved.
     """
     mesh = mesh_of(execution.devices, execution.model_devices)
+    graders = graders_of(config)
+    check_reachable(graders)
     built = build(config)
     folder = claim(path)
     with owned(path):
@@ -54,7 +59,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
             console.print(said, highlight=False)
         write_atomic(folder.config, config.to_yaml())
         write_json(folder.versions, versions(files(config)))
-        return _carry_out(config, built, folder, execution, console, mesh)
+        return _carry_out(config, built, graders, folder, execution, console, mesh)
 
 
 def resume_run(
@@ -72,9 +77,11 @@ def resume_run(
             summary = read_summary(folder)
             console.print(f"{path} is complete: nothing is left to do", highlight=False)
             return summary
+        graders = graders_of(config)
+        check_reachable(graders)
         remove_partial(path)
         check_versions(folder.versions, versions(files(config)), console)
-        return _carry_out(config, build(config), folder, execution, console, mesh)
+        return _carry_out(config, build(config), graders, folder, execution, console, mesh)
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:
@@ -94,19 +101,23 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
 def _carry_out(
     config: Config,
     built: Built,
+    graders: dict[str, Grader],
     folder: RunFolder,
     execution: Execution,
     console: Console,
     mesh: Mesh | None,
 ) -> dict[str, Any]:
     begun = time.monotonic()
+    grading = None
+    if graders:
+        grading = Grading(config, built, graders, folder, execution.grader_concurrency)
     with Interruption(console) as interruption, CompileClock() as clock:
-        job = _search(config, built, folder, execution, console, clock, interruption, mesh)
+        job = _search(config, built, grading, folder, execution, console, clock, interruption, mesh)
         config = _as_it_ran(config, job)
         if num_model_devices(mesh) > 1:
             built = job.built  # whose weights no device has whole
         result = result_of(job.reached)
-        summary = write_results(config, built, folder, result, job.seconds)
+        summary = write_results(config, built, folder, result, job.seconds, grading)
     total = time.monotonic() - begun
     seconds = {"search": job.seconds, "compile": clock.seconds, "total": total}
     summary["seconds"] = {key: round(value, 3) for key, value in seconds.items()}
@@ -118,6 +129,15 @@ def _carry_out(
             f"search saw, by up to {difference}: see replay_difference in {folder.records}",
             highlight=False,
         )
+    for name, account in summary.get("graders", {}).items():
+        if account["failed"]:
+            share = f"{account['failed']:,} of {account['questions']:,} questions to {name}"
+            console.print(
+                f"warning: {share} have failed, most often: {account['reason']}; "
+                f"all are in {folder.grade_log}",
+                highlight=False,
+                markup=False,
+            )
     write_json(folder.summary, {"complete": True, **summary})
     job.checkpoints.remove()
     return summary
@@ -126,6 +146,7 @@ def _carry_out(
 def _search(
     config: Config,
     built: Built,
+    grading: Grading | None,
     folder: RunFolder,
     execution: Execution,
     console: Console,
@@ -135,18 +156,25 @@ def _search(
 ) -> Job:
     """The search, finished."""
     problem, prompts = divided(built.problem, mesh), replicated(built.prompts, mesh)
+    score = None
+    if grading is not None and grading.guides:
+        score = functools.partial(grading.score, problem, prompts)
     job = Job(
         built=built._replace(problem=problem),
         key=built.key,
         prompts=prompts,
         program=Program(config.microbatch, num_particles(built.searcher, problem, prompts)),
         checkpoints=Checkpoints(folder.checkpoint, built.key, execution.checkpoint_seconds),
+        score=score,
     )
     job.restore()
     if job.state is not None:
         console.print(f"going on after round {job.rounds}", highlight=False)
     weights = round_weights(built.searcher, problem)
-    with Reporter(console, weights, job.state, quiet=execution.quiet) as report:
+    note = None if grading is None or score is None else grading.note
+    with Reporter(console, weights, job.state, quiet=execution.quiet, beside=note) as report:
+        if grading is not None and score is not None:
+            grading.progress = report.tick
         try:
             how: dict[str, Any] = {"mesh": mesh, "clock": clock, "interruption": interruption}
             for _, seconds in drive([job], console=console, **how):
@@ -155,6 +183,8 @@ def _search(
             job.save()
             raise RunInterruptedError(folder.path, stopped.number) from None
         finally:
+            if grading is not None:
+                grading.progress = lambda: None
             if job.program.microbatch != config.microbatch:
                 write_atomic(folder.config, _as_it_ran(config, job).to_yaml())
     return job

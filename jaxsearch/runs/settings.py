@@ -37,6 +37,13 @@ GENERAL = {
     "microbatch": Setting(
         int | None, None, "particles run at once; less needs less memory. null: as many as fit"
     ),
+    "grader_fraction": Setting(
+        float,
+        1.0,
+        "of a round's candidates of a prompt, the part that graders among the guides are asked "
+        "about: those that the other guides find best, by the mean of their ranks. Above 0, at "
+        "most 1",
+    ),
 }
 EXECUTION = {
     "output": Setting(
@@ -54,6 +61,7 @@ EXECUTION = {
         "one cannot hold; results then differ by rounding",
     ),
     "checkpoint_seconds": Setting(float, 30.0, "how often a long search is saved, at most"),
+    "grader_concurrency": Setting(int, 8, "questions to graders that are under way at once"),
     "compilation_cache": Setting(
         str | None, None, "folder of compiled programs, shared by all runs. null: the user's cache"
     ),
@@ -288,6 +296,10 @@ def _check_general(found: Mapping[str, Any]) -> None:
                 check_count(key, found[key])
     if found["budget"] is not None and found["budget"] < 1:
         raise UserError(f"budget is {found['budget']}: it must be at least 1")
+    with explained("grader_fraction"):
+        check_range("grader_fraction", found["grader_fraction"], 0.0, 1.0, open_low=True)
+    with explained("grader_concurrency"):
+        check_count("grader_concurrency", found["grader_concurrency"])
     rate = found.get("rate")
     if rate is not None:
         with explained("rate"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsearch.graders import Client, Grade, Grader, GradingError, Panel, five_aspects, function
+from jaxsearch.graders.log import Log
 from tests.graders.service import Reply, choice, served
 from tests.graders.test_questions import GRADES
 
@@ -202,3 +203,22 @@ def test_mistakes_are_one_line(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             make()
         assert "\n" not in str(caught.value)
+
+
+def test_a_log_that_was_cut_off_by_a_kill_goes_on(tmp_path):
+    """Kills: a line behind half of another; all lines lost; prompts of one text mixed up."""
+    path = tmp_path / "grades.jsonl"
+    images = np.stack([np.zeros((2, 2, 1)), np.ones((2, 2, 1))])
+    for _ in range(2):
+        panel = Panel(
+            [function("mean", lambda image, prompt: image.mean(), identity="1")], log=path
+        )
+        panel(images, ["a", "a"], None, np.asarray([4, 9]))
+        with path.open("a") as file:
+            file.write('{"grader": "me')
+    lines = list(Log(path).lines())
+    assert sorted((one["id"], one["score"]) for one in lines) == [(4, 0.0)] * 2 + [(9, 255.0)] * 2
+    assert path.read_text().endswith("}\n")
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match="is damaged at line 1"):
+        list(Log(path).lines())

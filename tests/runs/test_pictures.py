@@ -90,5 +90,6 @@ def test_plot_is_drawn_for_every_length(tmp_path: Path) -> None:
             full.best[rounds], full.current[rounds], Cost(full.cost.network_passes[rounds])
         )
         path = tmp_path / f"{name}.png"
-        plot_curves(path, curves_of(part, 5, np.zeros(3)), title="t", score="s")
-        assert read_png(path).shape[0] > 300
+        for plain in (np.zeros(3), np.array([0.0, np.nan, np.nan]), np.array([np.nan, 0.0, 1.0])):
+            plot_curves(path, curves_of(part, 5, plain), title="t", score="s")
+            assert read_png(path).shape[0] > 300
