@@ -233,16 +233,11 @@ def prompts(num: int, *, first_id: int = 0) -> Prompts:
     )
 
 
-def default_value(solver: Solver) -> Value:
-    """As the command chooses it."""
-    return lookahead() if solver.late_noise else solver_estimate()
-
-
 def problem(
     solver: Solver,
     *,
     verifiers: tuple[Verifier, ...] = (bright,),
-    value: Value | None = None,
+    value: Value = solver_estimate(),
     denoiser: Denoiser | None = None,
 ) -> Problem:
     """The mixture on the solver's process, decoded by the sigmoid."""
@@ -250,7 +245,7 @@ def problem(
         denoiser=denoiser or mixture_denoiser(solver.schedule.process),
         objective=Objective(decoder=decoder(), verifiers=verifiers),
         solver=solver,
-        value=default_value(solver) if value is None else value,
+        value=value,
     )
 
 
@@ -285,7 +280,7 @@ class Affine(NamedTuple):
         return mean, variance / np.prod(LINEAR_SHAPE)
 
 
-def linear_problem(solver: Solver, *, value: Value | None = None) -> Problem:
+def linear_problem(solver: Solver, *, value: Value = solver_estimate()) -> Problem:
     """Gaussian data, latents that are the images, and their mean pixel as the reward.
 
     The mean is not 0, so that a wrong sign shows.
@@ -294,7 +289,7 @@ def linear_problem(solver: Solver, *, value: Value | None = None) -> Problem:
         denoiser=gaussian(0.4, 0.7, LINEAR_SHAPE, solver.schedule.process),
         objective=Objective(decoder=Decoder(apply=_identity), verifiers=(bright,)),
         solver=solver,
-        value=default_value(solver) if value is None else value,
+        value=value,
     )
 
 

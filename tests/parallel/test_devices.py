@@ -10,7 +10,7 @@ import pytest
 from jaxsearch.core.process import shifted
 from jaxsearch.core.search import search
 from jaxsearch.core.types import Objective, Problem
-from jaxsearch.core.value import solver_estimate
+from jaxsearch.core.value import lookahead
 from jaxsearch.parallel import divided, particle_mesh, replicated
 from jaxsearch.searchers import SEARCHERS
 from jaxsearch.solvers import first_order
@@ -92,7 +92,7 @@ def test_devices_that_share_weights_find_what_one_finds():
         denoiser=denoiser,
         objective=Objective(decoder=scenes.decoder(), verifiers=(scenes.attributes(),)),
         solver=first_order(shifted(denoiser.process, num_steps=2)),
-        value=solver_estimate(),
+        value=lookahead(),
     )
     alone = search(jax.random.key(0), one, problem, prompts)
     mesh = particle_mesh(4, model=2)
