@@ -244,9 +244,10 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     entry = model_entry(model)
     full = overlay(overlay(_DEFAULTS, entry.defaults), raw)
     if "value" not in full:
-        # Other solvers make their estimate before they inject the noise that is to be judged.
-        sees = full["solver"]["name"] == "heun"
-        full["value"] = {"name": "solver_estimate" if sees else "lookahead"}
+        # Other solvers make their estimate before they inject the noise that is to be judged; tree
+        # search judges by samples that it plays to their end, and would pay for more in vain.
+        enough = full["solver"]["name"] == "heun" or full["searcher"]["name"] == "mcts"
+        full["value"] = {"name": "solver_estimate" if enough else "lookahead"}
     # A run may be taken up or replayed from anywhere.
     full["model"] = {**full["model"], "name": located(model)}
     for key in ("guide", "report"):

@@ -48,6 +48,8 @@ def test_the_value_has_seen_the_noise_that_it_judges() -> None:
     assert config_of("--model", "scenes").value.name == "lookahead"
     assert config_of("--solver", "first_order").value.name == "lookahead"
     assert config_of("--model", "scenes", "--value", "rollout").value.name == "rollout"
+    # Which it never scores by, where it plays samples.
+    assert config_of("--model", "scenes", "--searcher", "mcts").value.name == "solver_estimate"
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
