@@ -2,7 +2,8 @@
 
     python -m experiments.scenes_verifiers experiments/results/scenes_verifiers
 
-Time: an hour on 2 CPU cores that others used too. Expected: experiments/results/scenes_verifiers/table.md.
+Time: an hour on 2 CPU cores that others used too. Expected:
+experiments/results/scenes_verifiers/table.md.
 
 The tables of Ma et al. 2025 on DrawBench and T2I-CompBench, in a world where the truth is known:
 captions of four tasks, searched by the paper's three algorithms and by epsilon-greedy under each
