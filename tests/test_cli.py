@@ -413,7 +413,7 @@ REFUSALS = {
         "unknown searcher 'best_of_m': did you mean best_of_n",
     ),
     "solver": (["--solver", "hoin"], "unknown solver 'hoin': did you mean heun"),
-    "solver far": (["--solver", "xyz"], "there is first_order, heun"),
+    "solver far": (["--solver", "xyz"], "there is first_order, flow_sde, heun"),
     "schedule": (["--schedule", "karas"], "did you mean karras"),
     "guide": (["--guide", "brighness"], "did you mean brightness"),
     "report": (["--report", "juge"], "did you mean judge"),

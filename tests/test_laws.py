@@ -25,8 +25,6 @@ from jaxsearch.core.types import (
     Prompts,
     Searcher,
     SearchResult,
-    Solver,
-    Value,
     Verifier,
 )
 from jaxsearch.core.value import lookahead, solver_estimate
@@ -64,15 +62,9 @@ first_pairs = pytest.mark.parametrize(
 )
 
 
-def value_of(solver: Solver) -> Value:
-    """One that has seen the noise it judges, as the command chooses it."""
-    return lookahead() if solver.late_noise else solver_estimate()
-
-
 def problem(solver: str) -> Problem:
     """A problem whose network costs two passes, as under guidance."""
-    one = cases.solvers()[solver]
-    found = toys.problem(one, verifiers=(toys.judge(),), value=value_of(one))
+    found = toys.problem(cases.solvers()[solver], verifiers=(toys.judge(),))
     return dataclasses.replace(found, denoiser=dataclasses.replace(found.denoiser, passes=2))
 
 
@@ -229,7 +221,7 @@ def test_chunks_give_the_same_bits_and_can_be_taken_up_again(searcher, solver):
 
 @pytest.mark.parametrize(
     ("searcher", "solver", "value"),
-    [grouped(name, solver, value_of(cases.solvers()[solver])) for name, solver in PAIRS]
+    [grouped(name, solver, toys.value_of(cases.solvers()[solver])) for name, solver in PAIRS]
     + [
         grouped("best_of_n", "heun_edm", lookahead()),
         grouped("zero_order", "ddpm", solver_estimate()),

@@ -233,11 +233,16 @@ def prompts(num: int, *, first_id: int = 0) -> Prompts:
     )
 
 
+def value_of(solver: Solver) -> Value:
+    """One that has seen the noise it judges, as the command chooses it."""
+    return lookahead() if solver.late_noise else solver_estimate()
+
+
 def problem(
     solver: Solver,
     *,
     verifiers: tuple[Verifier, ...] = (bright,),
-    value: Value = solver_estimate(),
+    value: Value | None = None,
     denoiser: Denoiser | None = None,
 ) -> Problem:
     """The mixture on the solver's process, decoded by the sigmoid."""
@@ -245,7 +250,7 @@ def problem(
         denoiser=denoiser or mixture_denoiser(solver.schedule.process),
         objective=Objective(decoder=decoder(), verifiers=verifiers),
         solver=solver,
-        value=value,
+        value=value or value_of(solver),
     )
 
 
@@ -280,7 +285,7 @@ class Affine(NamedTuple):
         return mean, variance / np.prod(LINEAR_SHAPE)
 
 
-def linear_problem(solver: Solver, *, value: Value = solver_estimate()) -> Problem:
+def linear_problem(solver: Solver, *, value: Value | None = None) -> Problem:
     """Gaussian data, latents that are the images, and their mean pixel as the reward.
 
     The mean is not 0, so that a wrong sign shows.
@@ -289,7 +294,7 @@ def linear_problem(solver: Solver, *, value: Value = solver_estimate()) -> Probl
         denoiser=gaussian(0.4, 0.7, LINEAR_SHAPE, solver.schedule.process),
         objective=Objective(decoder=Decoder(apply=_identity), verifiers=(bright,)),
         solver=solver,
-        value=value,
+        value=value or value_of(solver),
     )
 
 

@@ -10,6 +10,7 @@ from jaxsearch.core.budget import largest
 from jaxsearch.core.host import search_on_host
 from jaxsearch.core.plan import most_network_passes
 from jaxsearch.core.search import search
+from jaxsearch.core.value import solver_estimate
 from jaxsearch.searchers import FREE_SIZE, SEARCHERS, best_of_n, evolution, halving, mcts
 from tests import cases, toys
 
@@ -60,7 +61,8 @@ def test_a_hostile_verifier_makes_a_tree_as_dear_as_it_can_be():
     Kills: a node that is expanded for each simulation; nodes of the whole tree below every root; a
     bound that is lower than what can be spent.
     """
-    problem_, prompts = toys.linear_problem(toys.linear_solver()), toys.prompts(1)
+    problem_ = toys.linear_problem(toys.linear_solver(), value=solver_estimate())
+    prompts = toys.prompts(1)
     one, round = mcts(branches=4, simulations=8, exploration=0.0), 0
     rewards = [0.8, 0.9, 0.1, 0.1, 0.89, 0.88, 0.87, -100.0]
 
@@ -79,7 +81,7 @@ def test_a_leaf_found_by_many_is_played_for_each():
 
     Kills: a bound without rollouts of a leaf that does not grow again.
     """
-    problem_ = toys.linear_problem(toys.linear_solver())
+    problem_ = toys.linear_problem(toys.linear_solver(), value=solver_estimate())
     one = mcts(branches=1, simulations=4, leaves=4)
     spent = search(jax.random.key(0), one, problem_, toys.prompts(1)).cost.network_passes
     assert spent[0] == most_network_passes(one, problem_) == 4 + 4 * (3 + 2 + 1)

@@ -14,6 +14,7 @@ from jaxsearch.core.plan import count_cost, stage_plans
 from jaxsearch.core.search import search
 from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import Proposal
+from jaxsearch.core.value import solver_estimate
 from jaxsearch.searchers import best_of_n, halving, mcts, zero_order
 from jaxsearch.searchers.early_stop import early_stop
 from tests import cases, toys
@@ -61,7 +62,7 @@ def test_the_better_part_goes_on():
 
 def test_it_spends_on_those_that_are_alive():
     """7 for two steps, 4 for two, 2 for two."""
-    problem_ = problem()
+    problem_ = problem(value=solver_estimate())
     one = halving(candidates=7, rungs=2)
     assert [(s.candidates, s.steps) for s in stage_plans(one, problem_)] == [(7, 2), (4, 2), (2, 2)]
     assert count_cost(one, problem_).network_passes == 26
