@@ -24,8 +24,9 @@ from jaxsearch.models.attention import attention
 from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.dit import normalise
 from jaxsearch.models.embeddings import sinusoidal
+from jaxsearch.models.feed_forward import FeedForward, Gelu, TwoLayers
 from jaxsearch.models.folders import check_entries, read_config, read_weights, weights_path
-from jaxsearch.models.layers import Layers, compute_type, run, unchanged
+from jaxsearch.models.layers import Layers, compute_type, run
 from jaxsearch.models.loading import abstract_module, network_of
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -134,21 +135,12 @@ def mmdit_config(entries: Mapping[str, Any]) -> MMDiTConfig:
 # ----------------------------------------------------------------------------------------- network
 
 
-class _Two(nnx.Module):
-    def __init__(self, inputs: int, outputs: int, make: Layers) -> None:
-        self.linear_1 = make.linear(inputs, outputs)
-        self.linear_2 = make.linear(outputs, outputs)
-
-    def __call__(self, x: Array) -> Array:
-        return self.linear_2(jax.nn.silu(self.linear_1(x)))
-
-
 class _Condition(nnx.Module):
     """What time and text as a whole become, [n, hidden_size]."""
 
     def __init__(self, config: MMDiTConfig, make: Layers) -> None:
-        self.timestep_embedder = _Two(_TIME_FEATURES, config.hidden_size, make)
-        self.text_embedder = _Two(config.pooled_projection_dim, config.hidden_size, make)
+        self.timestep_embedder = TwoLayers(_TIME_FEATURES, config.hidden_size, make)
+        self.text_embedder = TwoLayers(config.pooled_projection_dim, config.hidden_size, make)
 
     def __call__(self, t: Array, pooled: Array) -> Array:
         return self.timestep_embedder(sinusoidal(t, _TIME_FEATURES)) + self.text_embedder(pooled)
@@ -236,25 +228,6 @@ class _Attention(nnx.Module):
         return norm(heads).astype(heads.dtype)
 
 
-class _Gelu(nnx.Module):
-    def __init__(self, size: int, make: Layers) -> None:
-        self.proj = make.linear(size, 4 * size)
-
-    def __call__(self, x: Array) -> Array:
-        return jax.nn.gelu(self.proj(x), approximate=True)
-
-
-class _Perceptron(nnx.Module):
-    def __init__(self, size: int, make: Layers) -> None:
-        net: list[Any] = [_Gelu(size, make), unchanged, make.linear(4 * size, size)]
-        self.net = nnx.List(net)
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.net:
-            x = layer(x)
-        return x
-
-
 def _modulated(x: Array, shift: Array, scale: Array) -> Array:
     return normalise(x, _EPSILON) * (1.0 + scale) + shift
 
@@ -277,9 +250,9 @@ class _Block(nnx.Module):
         self.attn = _Attention(config, make, answers=not last)
         if dual:
             self.attn2 = _Attention(config, make, joint=False)
-        self.ff = _Perceptron(size, make)
+        self.ff = FeedForward(size, Gelu(size, make), make)
         if not last:
-            self.ff_context = _Perceptron(size, make)
+            self.ff_context = FeedForward(size, Gelu(size, make), make)
 
     def __call__(self, x: Array, text: Array, condition: Array) -> tuple[Array, Array]:
         parts = self.norm1(condition)

@@ -27,6 +27,7 @@ from jaxsearch.models.asked_attention import AskedAttention
 from jaxsearch.models.configs import LARGEST_SIDE
 from jaxsearch.models.dit import line_embedding, normalise
 from jaxsearch.models.embeddings import sinusoidal
+from jaxsearch.models.feed_forward import FeedForward, Gelu, TwoLayers
 from jaxsearch.models.folders import (
     check_entries,
     number,
@@ -34,7 +35,7 @@ from jaxsearch.models.folders import (
     read_weights,
     weights_path,
 )
-from jaxsearch.models.layers import Layers, compute_type, unchanged
+from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.state_dict import load_state_dict
@@ -178,20 +179,6 @@ def pixart_config(entries: Mapping[str, Any]) -> PixArtConfig:
 # ----------------------------------------------------------------------------------------- network
 
 
-class _Two(nnx.Module):
-    """Two layers with an activation between them."""
-
-    def __init__(
-        self, inputs: int, outputs: int, activation: Callable[[Array], Array], make: Layers
-    ) -> None:
-        self.activation = activation
-        self.linear_1 = make.linear(inputs, outputs)
-        self.linear_2 = make.linear(outputs, outputs)
-
-    def __call__(self, x: Array) -> Array:
-        return self.linear_2(self.activation(self.linear_1(x)))
-
-
 class _Patches(nnx.Module):
     """Patches as tokens that know where they stand."""
 
@@ -222,7 +209,7 @@ class _Patches(nnx.Module):
 
 class _Embedding(nnx.Module):
     def __init__(self, size: int, make: Layers) -> None:
-        self.timestep_embedder = _Two(_TIME_FEATURES, size, jax.nn.silu, make)
+        self.timestep_embedder = TwoLayers(_TIME_FEATURES, size, make)
 
     def __call__(self, t: Array) -> Array:
         return self.timestep_embedder(sinusoidal(t, _TIME_FEATURES))
@@ -240,25 +227,6 @@ class _Modulation(nnx.Module):
         return self.linear(jax.nn.silu(embedded)).astype(jnp.float32), embedded.astype(jnp.float32)
 
 
-class _Gelu(nnx.Module):
-    def __init__(self, size: int, make: Layers) -> None:
-        self.proj = make.linear(size, 4 * size)
-
-    def __call__(self, x: Array) -> Array:
-        return jax.nn.gelu(self.proj(x), approximate=True)
-
-
-class _Perceptron(nnx.Module):
-    def __init__(self, size: int, make: Layers) -> None:
-        net: list[Any] = [_Gelu(size, make), unchanged, make.linear(4 * size, size)]
-        self.net = nnx.List(net)
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.net:
-            x = layer(x)
-        return x
-
-
 class _Block(nnx.Module):
     """Patches ask each other, then the text, then themselves; the text's part is not modulated."""
 
@@ -268,7 +236,7 @@ class _Block(nnx.Module):
         self.scale_shift_table = nnx.Param(jnp.zeros((6, size), jnp.float32))
         self.attn1 = AskedAttention(size, size, heads, make, use_bias=True)
         self.attn2 = AskedAttention(size, size, heads, make, use_bias=True)
-        self.ff = _Perceptron(size, make)
+        self.ff = FeedForward(size, Gelu(size, make), make)
 
     def __call__(self, x: Array, time: Array, text: Array, seen: Array) -> Array:
         table = self.scale_shift_table[...].astype(jnp.float32)
@@ -306,8 +274,8 @@ class PixArt(nnx.Module):
         make, size = Layers(dtype, rngs), config.hidden_size
         self.pos_embed = _Patches(config, make)
         self.adaln_single = _Modulation(size, make)
-        self.caption_projection = _Two(
-            config.caption_channels, size, functools.partial(jax.nn.gelu, approximate=True), make
+        self.caption_projection = TwoLayers(
+            config.caption_channels, size, make, functools.partial(jax.nn.gelu, approximate=True)
         )
         self.transformer_blocks = Stacked(
             lambda rngs: _Block(config, Layers(dtype, rngs)),

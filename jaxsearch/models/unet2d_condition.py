@@ -25,6 +25,7 @@ from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.asked_attention import AskedAttention
 from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.embeddings import sinusoidal
+from jaxsearch.models.feed_forward import FeedForward, TwoLayers
 from jaxsearch.models.folders import (
     check_entries,
     number,
@@ -32,7 +33,7 @@ from jaxsearch.models.folders import (
     read_weights,
     weights_path,
 )
-from jaxsearch.models.layers import Layers, compute_type, run, unchanged
+from jaxsearch.models.layers import Layers, compute_type, run
 from jaxsearch.models.loading import abstract_module, network_of
 from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.stacked import Stacked
@@ -274,17 +275,6 @@ def _told(entries: Mapping[str, Any]) -> tuple[int, int]:
 # ----------------------------------------------------------------------------------------- network
 
 
-class _Time(nnx.Module):
-    """What the numbers of a time become, for all residual blocks."""
-
-    def __init__(self, inputs: int, outputs: int, make: Layers) -> None:
-        self.linear_1 = make.linear(inputs, outputs)
-        self.linear_2 = make.linear(outputs, outputs)
-
-    def __call__(self, features: Array) -> Array:
-        return self.linear_2(jax.nn.silu(self.linear_1(features)))
-
-
 class _Gated(nnx.Module):
     """A linear map whose second half gates the first (Shazeer 2020, equation 6, GEGLU)."""
 
@@ -296,17 +286,6 @@ class _Gated(nnx.Module):
         return values * jax.nn.gelu(gates, approximate=False)
 
 
-class _Perceptron(nnx.Module):
-    def __init__(self, channels: int, make: Layers) -> None:
-        net: list[Any] = [_Gated(channels, make), unchanged, make.linear(4 * channels, channels)]
-        self.net = nnx.List(net)
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.net:
-            x = layer(x)
-        return x
-
-
 class _TransformerBlock(nnx.Module):
     """Places ask each other, then the text, then themselves."""
 
@@ -316,7 +295,7 @@ class _TransformerBlock(nnx.Module):
         self.norm2 = make.layer_norm(channels)
         self.attn2 = AskedAttention(channels, features, num_heads, make)
         self.norm3 = make.layer_norm(channels)
-        self.ff = _Perceptron(channels, make)
+        self.ff = FeedForward(channels, _Gated(channels, make), make)
 
     def __call__(self, x: Array, text: Array) -> Array:
         places = self.norm1(x)
@@ -429,10 +408,10 @@ class UNet2DCondition(nnx.Module):
         last = len(widths) - 1
         self.conv_in = make.conv(config.in_channels, widths[0])
         skips, width = [widths[0]], widths[0]  # channels of what is kept on the way down
-        self.time_embedding = _Time(width, 4 * width, make)
+        self.time_embedding = TwoLayers(width, 4 * width, make)
         if config.addition_time_embed_dim:
             told = config.pooled_features + SIZES * config.addition_time_embed_dim
-            self.add_embedding = _Time(told, 4 * width, make)
+            self.add_embedding = TwoLayers(told, 4 * width, make)
         down: list[_DownLevel] = []
         up: list[_UpLevel] = []
         for i, attends in enumerate(config.down_attends):

@@ -69,6 +69,28 @@ def sides(pixels: Mapping[str, int | None], trained: int, scale: int) -> tuple[i
     return tuple(trained if value is None else value // scale for value in pixels.values())
 
 
+def pixels_of_latent(folder: Path) -> int:
+    """The pixels along a latent's side, by the config of a pipeline's autoencoder."""
+    return 2 ** (len(config_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
+
+
+def defaults(schedule: Mapping[str, Any], pixels: int) -> dict[str, Any]:
+    """What a model's entry has where nobody chooses.
+
+    Args:
+        schedule: the name of one, and its settings.
+        pixels: of a picture. One of 512 x 512 may have 150 000 bytes, others as many to a pixel.
+    """
+    return {
+        "solver": {"name": "first_order", "eta": 1.0},
+        "schedule": dict(schedule),
+        "guide": ["brightness"],
+        "report": ["brightness", "compressibility"],
+        "verifiers": {"compressibility": {"max_bytes": max(150_000 * pixels // 512**2, 1)}},
+        "prompts": ["a lighthouse on a cliff at dusk"],
+    }
+
+
 def check_latents_fit(folder: Path, channels: int, network: str) -> None:
     """Refuses an autoencoder whose latents are not a network's.
 

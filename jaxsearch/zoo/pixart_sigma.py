@@ -13,11 +13,7 @@ import numpy as np
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, Prompts, PyTree
-from jaxsearch.models.autoencoder_kl import (
-    autoencoder_config,
-    autoencoder_decoder,
-    load_autoencoder,
-)
+from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
 from jaxsearch.models.folders import part_files
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.names import OF_TRANSFORMERS
@@ -41,6 +37,8 @@ from jaxsearch.zoo.pipeline import (
     check_negative_prompt,
     check_parts,
     config_of,
+    defaults,
+    pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, scheduler
@@ -64,7 +62,7 @@ def entry(folder: Path) -> ModelEntry:
     check_parts(folder / "model_index.json", _PARTS)
     config = config_of(folder / "transformer", pixart_config)
     plan = config_of(folder / "scheduler", scheduler, "scheduler_config.json")
-    scale = 2 ** (len(config_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
+    scale = pixels_of_latent(folder)
     _check_fit(folder, config)
     weights = functools.cache(lambda dtype: load_pixart(folder / "transformer", dtype=dtype)[1])
     encoder = functools.cache(functools.partial(_encoder, folder))
@@ -125,19 +123,13 @@ def entry(folder: Path) -> ModelEntry:
 
         return Model(denoiser, decoder, prompts, text_ids)
 
-    pixels = (config.sample_size * scale) ** 2
     return ModelEntry(
         load=load,
         verifiers={},
-        defaults={
-            "solver": {"name": "first_order", "eta": 1.0},
-            "schedule": {"name": "trained_steps", "num_steps": 20, **plan.schedule},
-            "guide": ["brightness"],
-            "report": ["brightness", "compressibility"],
-            # As many to a pixel as for pictures of 512 x 512.
-            "verifiers": {"compressibility": {"max_bytes": max(150_000 * pixels // 512**2, 1)}},
-            "prompts": ["a lighthouse on a cliff at dusk"],
-        },
+        defaults=defaults(
+            {"name": "trained_steps", "num_steps": 20, **plan.schedule},
+            (config.sample_size * scale) ** 2,
+        ),
         files=files_in(
             folder,
             "model_index.json",

@@ -11,11 +11,7 @@ import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_range
 from jaxsearch.core.types import Array, Prompts
-from jaxsearch.models.autoencoder_kl import (
-    autoencoder_config,
-    autoencoder_decoder,
-    load_autoencoder,
-)
+from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
 from jaxsearch.models.clip_text import clip_text_config, clip_text_network, load_clip_text
 from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
 from jaxsearch.models.folders import part_files
@@ -28,6 +24,8 @@ from jaxsearch.zoo.pipeline import (
     check_negative_prompt,
     check_parts,
     config_of,
+    defaults,
+    pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, Scheduler, scheduler
@@ -49,7 +47,7 @@ def entry(folder: Path) -> ModelEntry:
     check_parts(folder / "model_index.json", _PARTS)
     config = config_of(folder / "unet", unet_config)
     plan = config_of(folder / "scheduler", _corrected, "scheduler_config.json")
-    scale = 2 ** (len(config_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
+    scale = pixels_of_latent(folder)
     _check_fit(folder, config)
 
     @functools.cache
@@ -104,14 +102,8 @@ def entry(folder: Path) -> ModelEntry:
     return ModelEntry(
         load=load,
         verifiers={},
-        defaults={
-            "solver": {"name": "first_order", "eta": 1.0},
-            "schedule": {"name": "trained_steps", "num_steps": 50, **plan.schedule},
-            "guide": ["brightness"],
-            "report": ["brightness", "compressibility"],
-            "verifiers": {"compressibility": {"max_bytes": 150_000}},  # of 512 x 512 pixels
-            "prompts": ["a lighthouse on a cliff at dusk"],
-        },
+        # Of 512 x 512 pixels, also where the network makes larger ones.
+        defaults=defaults({"name": "trained_steps", "num_steps": 50, **plan.schedule}, 512**2),
         files=files_in(
             folder,
             "model_index.json",

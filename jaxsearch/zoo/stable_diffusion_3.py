@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,9 @@ import numpy as np
 
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.types import Array, Prompts, PyTree
-from jaxsearch.models.autoencoder_kl import (
-    autoencoder_config,
-    autoencoder_decoder,
-    load_autoencoder,
-)
-from jaxsearch.models.clip_text_features import (
-    ARCHITECTURES,
-    TextFeatures,
-    clip_text_features_config,
-    clip_text_features_network,
-    load_clip_text_features,
-)
-from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
+from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
+from jaxsearch.models.clip_text_features import ARCHITECTURES, clip_text_features_config
+from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.folders import part_files
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.mmdit import (
@@ -45,23 +35,24 @@ from jaxsearch.models.t5_encoder import (
     t5_encoder_network,
 )
 from jaxsearch.models.t5_tokenizer import load_t5_tokenizer
+from jaxsearch.zoo.clip_texts import CLIPS, clip_texts
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
     config_of,
+    defaults,
+    pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import flow_scheduler
 from jaxsearch.zoo.texts import text_encoder, text_ids
 
-_CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-"""CLIP's encoders of texts, in the order in which their features stand, with their tokenizers."""
 _T5 = "text_encoder_3"
-_TOKENIZERS = (*_CLIPS.values(), "tokenizer_3")
+_TOKENIZERS = (*CLIPS.values(), "tokenizer_3")
 _PARTS = {
-    **dict.fromkeys(_CLIPS, ARCHITECTURES[1]),
+    **dict.fromkeys(CLIPS, ARCHITECTURES[1]),
     _T5: "T5EncoderModel",
     "transformer": "SD3Transformer2DModel",
     "vae": "AutoencoderKL",
@@ -78,7 +69,7 @@ def entry(folder: Path) -> ModelEntry:
     check_parts(folder / "model_index.json", _PARTS)
     config = config_of(folder / "transformer", mmdit_config)
     steps = config_of(folder / "scheduler", flow_scheduler, "scheduler_config.json")
-    scale = 2 ** (len(config_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
+    scale = pixels_of_latent(folder)
     _check_fit(folder, config)
     weights = functools.cache(lambda dtype: load_mmdit(folder / "transformer", dtype=dtype)[1])
     encoder = functools.cache(functools.partial(_encoder, folder))
@@ -138,30 +129,19 @@ def entry(folder: Path) -> ModelEntry:
 
         return Model(denoiser, decoder, prompts, text_ids)
 
-    pixels = (config.sample_size * scale) ** 2
     return ModelEntry(
         load=load,
         verifiers={},
-        defaults={
-            "solver": {"name": "first_order", "eta": 1.0},
-            "schedule": {"name": "shifted", "num_steps": 28, **steps},
-            "guide": ["brightness"],
-            "report": ["brightness", "compressibility"],
-            # As many to a pixel as for pictures of 512 x 512.
-            "verifiers": {"compressibility": {"max_bytes": max(150_000 * pixels // 512**2, 1)}},
-            "prompts": ["a lighthouse on a cliff at dusk"],
-        },
+        defaults=defaults(
+            {"name": "shifted", "num_steps": 28, **steps}, (config.sample_size * scale) ** 2
+        ),
         files=files_in(
             folder,
             "model_index.json",
             "scheduler/scheduler_config.json",
             *part_files(folder, "transformer"),
             *part_files(folder, "vae"),
-            *(
-                name
-                for part in (*_CLIPS, _T5)
-                for name in part_files(folder, part, OF_TRANSFORMERS)
-            ),
+            *(name for part in (*CLIPS, _T5) for name in part_files(folder, part, OF_TRANSFORMERS)),
             *(f"{part}/{name}" for part in _TOKENIZERS for name in FILES),
         ),
     )
@@ -169,7 +149,7 @@ def entry(folder: Path) -> ModelEntry:
 
 def _check_fit(folder: Path, config: MMDiTConfig) -> None:
     """Refuses networks that do not go together."""
-    clips = [config_of(folder / part, clip_text_features_config) for part in _CLIPS]
+    clips = [config_of(folder / part, clip_text_features_config) for part in CLIPS]
     pooled = sum(clip.projection_dim or 0 for clip in clips)
     if pooled != config.pooled_projection_dim:
         raise ValueError(
@@ -193,7 +173,7 @@ def _check_fit(folder: Path, config: MMDiTConfig) -> None:
 
 def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]], PooledText]:
     """`texts [P] -> PooledText`, float32: CLIP's tokens, filled up with zeros, then T5's."""
-    clips = [_clip_encoder(folder, dtype, *parts) for parts in _CLIPS.items()]
+    clips = clip_texts(folder, dtype=dtype)
     config, params = load_t5_encoder(folder / _T5, dtype=dtype)
     tokenise = load_t5_tokenizer(folder / "tokenizer_3", length=length)
     # Padding is seen, as the network was trained.
@@ -206,13 +186,7 @@ def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]],
     )
 
     def encode(texts: Sequence[str]) -> PooledText:
-        found = [clip(texts) for clip in clips]
-        lengths = [part.tokens.shape[1] for part in found]
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                f"{folder}: texts have {lengths[0]} tokens in tokenizer, but {lengths[1]} in "
-                "tokenizer_2 (model_max_length)"
-            )
+        found = clips(texts)
         short = jnp.concatenate([part.tokens for part in found], axis=-1)
         missing = config.d_model - short.shape[-1]
         short = jnp.pad(short, ((0, 0), (0, 0), (0, missing)))
@@ -221,19 +195,6 @@ def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]],
         return PooledText(jnp.concatenate([short, t5(texts)], axis=1), pooled)
 
     return encode
-
-
-def _clip_encoder(
-    folder: Path, dtype: Any, part: str, tokenizer: str
-) -> Callable[[Sequence[str]], TextFeatures]:
-    config, params = load_clip_text_features(folder / part, dtype=dtype)
-    return text_encoder(
-        clip_text_features_network(config, dtype=dtype),
-        params,
-        load_clip_tokenizer(folder / tokenizer, length=config.text.max_position_embeddings),
-        vocab_size=config.text.vocab_size,
-        source=folder / part,
-    )
 
 
 @functools.cache

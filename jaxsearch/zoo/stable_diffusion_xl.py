@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.checks import MOST, check_count, check_range
-from jaxsearch.core.types import Array, Prompts
-from jaxsearch.models.autoencoder_kl import (
-    autoencoder_config,
-    autoencoder_decoder,
-    load_autoencoder,
-)
-from jaxsearch.models.clip_text_features import (
-    ARCHITECTURES,
-    clip_text_features_config,
-    clip_text_features_network,
-    load_clip_text_features,
-)
-from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
+from jaxsearch.core.types import Prompts
+from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
+from jaxsearch.models.clip_text_features import ARCHITECTURES, clip_text_features_config
+from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.folders import part_files, read_config
 from jaxsearch.models.guidance import classifier_free_guidance
@@ -36,21 +27,22 @@ from jaxsearch.models.unet2d_condition import (
     unet_config,
     unet_network,
 )
+from jaxsearch.zoo.clip_texts import CLIPS, clip_texts
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
     config_of,
+    defaults,
+    pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, scheduler
-from jaxsearch.zoo.texts import text_encoder, text_ids
+from jaxsearch.zoo.texts import text_ids
 
-_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-"""Encoders of texts, in the order in which their features stand, and the tokenizer of each."""
 _PARTS = {
-    **dict(zip(_ENCODERS, ARCHITECTURES, strict=True)),
+    **dict(zip(CLIPS, ARCHITECTURES, strict=True)),
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
 }
@@ -66,7 +58,7 @@ def entry(folder: Path) -> ModelEntry:
     check_parts(index, _PARTS)
     config = config_of(folder / "unet", unet_config)
     plan = config_of(folder / "scheduler", scheduler, "scheduler_config.json")
-    scale = 2 ** (len(config_of(folder / "vae", autoencoder_config).block_out_channels) - 1)
+    scale = pixels_of_latent(folder)
     _check_fit(folder, config)
     zeros = read_json(index).get("force_zeros_for_empty_prompt", True)
     if not isinstance(zeros, bool):
@@ -75,7 +67,7 @@ def entry(folder: Path) -> ModelEntry:
         )
     # Steps counted from the end are those of models distilled to few steps, such as Turbo.
     distilled = plan.schedule["spacing"] == "trailing"
-    encoder = functools.cache(lambda: _encoder(folder))
+    encoder = functools.cache(lambda: clip_texts(folder))
     weights = functools.cache(lambda dtype: load_unet(folder / "unet", dtype=dtype)[1])
 
     @functools.cache
@@ -90,7 +82,10 @@ def entry(folder: Path) -> ModelEntry:
         encode = encoder()
 
         def told(texts: Sequence[str]) -> SizedText:
-            text, pooled = encode(texts)
+            found = encode(texts)
+            text = jnp.concatenate([part.tokens for part in found], axis=-1)
+            pooled = found[-1].whole
+            assert pooled is not None, "checked with the folder's configs"
             numbers = np.tile(np.asarray(sizes, np.float32), (len(texts), 1))
             return SizedText(text, pooled, jnp.asarray(numbers))
 
@@ -161,31 +156,21 @@ def entry(folder: Path) -> ModelEntry:
         )
         return made(max(guidance, 1.0), negative_prompt, latent, told, dtype, remat)
 
-    pixels = (config.sample_size * scale) ** 2
     return ModelEntry(
         load=load,
         verifiers={},
-        defaults={
-            "solver": {"name": "first_order", "eta": 1.0},
-            "schedule": {
-                "name": "trained_steps",
-                "num_steps": 4 if distilled else 50,
-                **plan.schedule,
-            },
-            "guide": ["brightness"],
-            "report": ["brightness", "compressibility"],
-            # As many to a pixel as for pictures of 512 x 512.
-            "verifiers": {"compressibility": {"max_bytes": max(150_000 * pixels // 512**2, 1)}},
-            "prompts": ["a lighthouse on a cliff at dusk"],
-        },
+        defaults=defaults(
+            {"name": "trained_steps", "num_steps": 4 if distilled else 50, **plan.schedule},
+            (config.sample_size * scale) ** 2,
+        ),
         files=files_in(
             folder,
             "model_index.json",
             "scheduler/scheduler_config.json",
             *part_files(folder, "unet"),
             *part_files(folder, "vae"),
-            *(name for part in _ENCODERS for name in part_files(folder, part, OF_TRANSFORMERS)),
-            *(f"{part}/{name}" for part in _ENCODERS.values() for name in FILES),
+            *(name for part in CLIPS for name in part_files(folder, part, OF_TRANSFORMERS)),
+            *(f"{part}/{name}" for part in CLIPS.values() for name in FILES),
         ),
     )
 
@@ -205,7 +190,7 @@ def _pair(name: str, values: Sequence[int], low: int) -> tuple[int, ...]:
 
 def _check_fit(folder: Path, config: UNetConfig) -> None:
     """Refuses networks that do not go together."""
-    encoders = [config_of(folder / part, clip_text_features_config) for part in _ENCODERS]
+    encoders = [config_of(folder / part, clip_text_features_config) for part in CLIPS]
     features = sum(encoder.text.hidden_size for encoder in encoders)
     if features != config.cross_attention_dim:
         raise ValueError(
@@ -222,32 +207,3 @@ def _check_fit(folder: Path, config: UNetConfig) -> None:
             f"the unet's projection_class_embeddings_input_dim leaves {config.pooled_features}"
         )
     check_latents_fit(folder, config.in_channels, "unet")
-
-
-def _encoder(folder: Path) -> Callable[[Sequence[str]], tuple[Array, Array]]:
-    """`texts [P] -> features of tokens [P, length, features], of texts [P, features]`, float32."""
-    encoders = [_one_encoder(folder, *parts) for parts in _ENCODERS.items()]
-
-    def encode(texts: Sequence[str]) -> tuple[Array, Array]:
-        found = [encoder(texts) for encoder in encoders]
-        lengths = [part.tokens.shape[1] for part in found]
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                f"{folder}: texts have {lengths[0]} tokens in tokenizer, but {lengths[1]} in "
-                "tokenizer_2 (model_max_length)"
-            )
-        return jnp.concatenate([part.tokens for part in found], axis=-1), found[-1].whole
-
-    return encode
-
-
-def _one_encoder(folder: Path, part: str, tokenizer: str) -> Callable[[Sequence[str]], Any]:
-    """`texts [P] -> TextFeatures`."""
-    config, params = load_clip_text_features(folder / part)
-    return text_encoder(
-        clip_text_features_network(config),
-        params,
-        load_clip_tokenizer(folder / tokenizer, length=config.text.max_position_embeddings),
-        vocab_size=config.text.vocab_size,
-        source=folder / part,
-    )
