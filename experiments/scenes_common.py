@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Console
 
 from experiments import common
-from experiments.scenes_quality import HELD_OUT
 from jaxsearch.core.aggregate import mean_rank, total, weighted, worst
 from jaxsearch.core.budget import largest
 from jaxsearch.core.plan import flops
@@ -34,6 +33,7 @@ from jaxsearch.searchers import FREE_SIZE, SEARCHERS
 from jaxsearch.solvers import first_order
 from jaxsearch.zoo import scenes
 from jaxsearch.zoo.scenes.captions import read
+from jaxsearch.zoo.scenes.data import HELD_OUT
 from jaxsearch.zoo.scenes.load import Size
 
 PLAIN_PASSES = 40

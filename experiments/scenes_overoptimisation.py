@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jsonargparse import auto_cli
@@ -36,12 +35,12 @@ from experiments.scenes_common import (
     captions,
     draw,
 )
-from experiments.scenes_quality import HELD_OUT
-from jaxsearch.metrics import frechet_distance, precision_recall, statistics_of
+from jaxsearch.metrics import frechet_distance, precision_recall
+from jaxsearch.metrics.population import population
 from jaxsearch.searchers import early_stop
+from jaxsearch.zoo.features import scenes
 from jaxsearch.zoo.scenes.captions import read
-from jaxsearch.zoo.scenes.data import arrange
-from jaxsearch.zoo.scenes.load import network, weights
+from jaxsearch.zoo.scenes.data import HELD_OUT, arrange
 from jaxsearch.zoo.scenes.world import NUM_CELLS, NUM_TINTS, OFFSETS, Scene
 from jaxsearch.zoo.scenes.world import draw as draw_scenes
 
@@ -71,16 +70,16 @@ def real(asked: Captions, times: int, seed: int) -> np.ndarray:
 
 def against(asked: Captions, seeds: int) -> Callable[[np.ndarray], dict[str, float]]:
     """How far images [n,48,48,3] are from as many real scenes."""
-    embed = jax.jit(network("contrastive", "image"))
-    features = np.asarray(embed(weights("contrastive"), real(asked, seeds, HELD_OUT)))
+    extractor = scenes(network="contrastive")
+    reference = population(extractor, [real(asked, seeds, HELD_OUT)])
 
-    def population(images: np.ndarray) -> dict[str, float]:
-        made = np.asarray(embed(weights("contrastive"), images))
-        both = precision_recall(features, made)
-        distance = frechet_distance(statistics_of(features), statistics_of(made))
+    def far(images: np.ndarray) -> dict[str, float]:
+        made = population(extractor, [images])
+        both = precision_recall(reference.features, made.features)
+        distance = frechet_distance(reference.statistics, made.statistics)
         return {"frechet": distance, "precision": both.precision, "recall": both.recall}
 
-    return population
+    return far
 
 
 def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
@@ -91,8 +90,8 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
         num_prompts: captions, the tasks in turn.
         seeds: searches of each caption.
     """
-    population = against(captions(num_prompts), seeds)
-    sheet = Sheet(output, num_prompts, seeds, population=population)
+    far = against(captions(num_prompts), seeds)
+    sheet = Sheet(output, num_prompts, seeds, population=far)
 
     def found(name: str, budgets: tuple[int, ...]) -> list[dict[str, Any]]:
         (method, guide, enough), rows = CURVES[name], []
@@ -105,7 +104,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
         return rows
 
     curves = {name: found(name, (PLAIN_PASSES, *BUDGETS)) for name in CURVES}
-    floor = population(real(sheet.captions, seeds, HELD_OUT + 1))
+    floor = far(real(sheet.captions, seeds, HELD_OUT + 1))
     said = ", ".join(f"{name} {value:.3f}" for name, value in floor.items())
     sheet.write(f"{SAMPLER}; real: {said}")
     across = {"passes": "network passes a caption, backward ones too"}

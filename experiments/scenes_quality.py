@@ -21,7 +21,7 @@ from jaxsearch.solvers import first_order
 from jaxsearch.verifiers.embeddings import unit
 from jaxsearch.zoo.scenes.captions import TASKS, prompt_set
 from jaxsearch.zoo.scenes.check import exact
-from jaxsearch.zoo.scenes.data import batch, pleasantness, pool
+from jaxsearch.zoo.scenes.data import HELD_OUT, batch, pleasantness, pool
 from jaxsearch.zoo.scenes.load import (
     decoder,
     denoiser_with,
@@ -31,9 +31,6 @@ from jaxsearch.zoo.scenes.load import (
 )
 from jaxsearch.zoo.scenes.network import MOST, SIZES
 from jaxsearch.zoo.scenes.world import NUM_KINDS
-
-HELD_OUT = 1_000_003
-"""Seed of scenes that no network has learnt from."""
 
 
 def exact_rates(

@@ -11,12 +11,10 @@ import numpy as np
 
 from jaxsearch.zoo.digits import load as digits_load
 from jaxsearch.zoo.digits.data import splits
-from jaxsearch.zoo.scenes.data import batch, pool
+from jaxsearch.zoo.scenes.data import HELD_OUT, batch, pool
 
 _SCENES = 4096
 _POOL = 20_000
-_HELD_OUT = 1_000_003
-"""Seed of scenes that no network has learnt from."""
 
 
 class Reference(NamedTuple):
@@ -47,7 +45,7 @@ def scenes() -> Reference:
     def drawn(seed: int) -> np.ndarray:
         return np.asarray(batch(jax.random.key(seed), pool(_POOL, seed=seed), _SCENES).images)
 
-    return Reference(drawn(_HELD_OUT), drawn(_HELD_OUT + 1))
+    return Reference(drawn(HELD_OUT), drawn(HELD_OUT + 1))
 
 
 REFERENCES: dict[str, Callable[[], Reference]] = {"digits": digits, "scenes": scenes}

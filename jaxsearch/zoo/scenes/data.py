@@ -13,6 +13,8 @@ from jaxsearch.zoo.scenes.captions import TASKS, Request, sample_request, tokeni
 from jaxsearch.zoo.scenes.check import stands
 from jaxsearch.zoo.scenes.world import EMPTY, NUM_CELLS, NUM_TINTS, OFFSETS, Scene, draw
 
+HELD_OUT = 1_000_003
+"""Seed of scenes that no network has learnt from."""
 _SHARES = {"single": 0.2, "counting": 0.25, "pair": 0.25, "relation": 0.3}
 
 
