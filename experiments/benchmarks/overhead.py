@@ -11,11 +11,12 @@ often the decoder and the verifier, at which batch. The bare program makes the s
 network, decoder and verifier at the same batch in compiled loops; each call reads what the one
 before it wrote, so that none can be left out. The sampling program takes the same solver steps
 instead of the network calls inside them, each with a fresh noise: what a sampler spends that
-searches for nothing. All programs run in turn in one process, `repeats` times; a ratio is taken
-within a turn, and the table has the median over the turns and the quartiles around it. Seconds are
-medians too. Compile time is from the traced
-program to the executable, with no cache. `gradient` is not here: the way back through the network
-has no bare counterpart that does not depend on what is kept.
+searches for nothing. Where that alone is above the bar, no search that takes those steps can be
+below. All programs run in turn in one process, `repeats` times; a ratio is taken within a turn, and
+the table has the median over the turns and the quartiles around it. Seconds are medians too.
+Compile time is from the traced program to the executable, with no cache. `gradient` has no bare
+calls to be beside: the way back through a network has none that does not depend on what is kept.
+Its sampling program goes back through the same sampler as often, and takes a plain step up.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from experiments import common, scenes_common
 from jaxsearch.core.noise import fold_in_each, fresh, realise
 from jaxsearch.core.plan import plan
 from jaxsearch.core.search import search
-from jaxsearch.core.types import Array, Problem, Prompts, Searcher, Solver, Value
+from jaxsearch.core.space import initial_scale
+from jaxsearch.core.types import Array, Problem, Prompts, PyTree, Searcher, Solver, Value
 from jaxsearch.core.value import lookahead, solver_estimate
 from jaxsearch.searchers import (
     beam,
@@ -47,6 +49,7 @@ from jaxsearch.searchers import (
     cross_entropy,
     epsilon_greedy,
     evolution,
+    gradient,
     halving,
     markov_chain,
     mcts,
@@ -71,6 +74,7 @@ SEARCHERS: dict[str, Searcher] = {
     "evolution(schedule=(0, 4, 8))": evolution(schedule=(0, 4, 8)),
     "markov_chain(injected=True)": markov_chain(injected=True),
     "cross_entropy()": cross_entropy(),
+    "gradient()": gradient(),
 }
 GUIDES = {
     "digits": ("classifier", "brightness", "compressibility"),
@@ -234,6 +238,54 @@ def bare_program(num_prompts: int, *, sampling: bool) -> Callable[..., Array]:
     return run
 
 
+def climbing_program(num_prompts: int, climbs: int) -> Callable[..., Array]:
+    """A function `(problem, prompts) -> number` of `climbs` steps up, and what the last led to.
+
+    Args:
+        num_prompts: P.
+        climbs: gradients taken, each of the scores of whole samples, whose noises are drawn anew.
+    """
+
+    @jax.jit
+    def run(problem: Problem, prompts: Prompts) -> Array:
+        denoiser, solver = problem.denoiser, problem.solver
+        shape, used = denoiser.shape, jnp.asarray(solver.active, jnp.float32)
+
+        rows = jnp.arange(num_prompts)
+        memory = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_prompts), solver.memory(shape))
+
+        def score(x: Array, turn: Array | int) -> Array:
+            def step(
+                carry: tuple[Array, PyTree], index: Array
+            ) -> tuple[tuple[Array, PyTree], None]:
+                x, memory = carry
+                place = (turn * solver.num_steps + index) * num_prompts
+                recipe = fresh(fold_in_each(jax.random.key(0), place + rows), 1)
+                noise = realise(recipe._replace(coefs=recipe.coefs * used[index]), shape)
+                moved = solver.step(
+                    lambda x, t: denoiser(x, t, prompts.cond), x, jnp.full(num_prompts, index),
+                    noise, memory,
+                )  # fmt: skip
+                return (moved.x, moved.memory), None
+
+            steps = jnp.arange(solver.num_steps)
+            (x, _), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), (x, memory), steps)
+            images = problem.objective.decoder(x)
+            (verifier,) = problem.objective.verifiers
+            return jnp.sum(verifier(images, prompts.context))
+
+        def climb(turn: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, total = carry
+            value, slope = jax.value_and_grad(score)(x, turn)
+            return x + 1e-3 * slope, total + value
+
+        begin = initial_scale(solver) * jax.random.normal(jax.random.key(1), (num_prompts, *shape))
+        x, total = jax.lax.fori_loop(0, climbs, climb, (begin, jnp.float32(0.0)))
+        return total + score(x, climbs)
+
+    return run
+
+
 def seconds(program: Callable[..., object], *arguments: object) -> float:
     """Wall time of one call, its result awaited."""
     begin = time.perf_counter()
@@ -241,9 +293,10 @@ def seconds(program: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - begin
 
 
-def quartiles(runs: np.ndarray) -> np.ndarray:
-    """Of runs [repeats, 3] the quartiles [2, 3] of the first over the second and the third."""
-    return np.quantile(runs[:, :1] / runs[:, 1:], (0.25, 0.5, 0.75), axis=0).T
+def ratio(one: Array, other: Array) -> str:
+    """Of seconds [repeats] the median ratio within a turn, and its quartiles."""
+    low, middle, high = np.quantile(one / other, (0.25, 0.5, 0.75))
+    return f"{middle:.3f} ({low:.2f}-{high:.2f})"
 
 
 def main(
@@ -269,8 +322,9 @@ def main(
         f"({jax.device_count()} device), {platform.machine()}, jax {jax.__version__}, "
         f"jaxsearch {jaxsearch.__version__}"
     )
-    columns = ("searcher", "guide", "passes", "search s", "bare s", "ratio", "sampling s",
-               "ratio to it", "compile s", "bare compile s")  # fmt: skip
+    columns = ("searcher", "guide", "passes", "search s", "sampling s", "bare s",
+               "search / sampling", "search / bare", "sampling / bare",
+               "compile s", "bare compile s")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     key = jax.random.key(0)
@@ -278,36 +332,42 @@ def main(
         if only and searcher.name not in only:
             continue
         for guide in guides if number < EVERY_GUIDE else guides[:1]:
-            # As in experiments/equal_passes.py.
-            value = lookahead() if searcher.name in ("paths", "halving") else solver_estimate()
-            problem, called = made(guide, value), Calls()
-            called.of(searcher, problem, prompts)
-            calls = called.rounds(problem.solver)
+            # As in experiments/equal_passes.py, and as the command has it for scenes.
+            late = model == "scenes" and searcher.name != "mcts"
+            ahead = late or searcher.name in ("paths", "halving")
+            problem = made(guide, lookahead() if ahead else solver_estimate())
+            cost = plan(searcher, problem, prompts).cost
+            given: tuple[Any, ...] = (problem, prompts)
+            if searcher.name == "gradient":
+                climbs = int(cost.backward_passes * cost.decodes // cost.network_passes)
+                beside = [climbing_program(num_prompts, climbs)]
+            else:
+                called = Calls()
+                called.of(searcher, problem, prompts)
+                given += (called.rounds(problem.solver),)
+                beside = [bare_program(num_prompts, sampling=one) for one in (True, False)]
             jax.clear_caches()
-            traced = (
-                search.lower(key, searcher, problem, prompts),
-                bare_program(num_prompts, sampling=False).lower(problem, prompts, calls),
-                bare_program(num_prompts, sampling=True).lower(problem, prompts, calls),
-            )
+            traced = [search.lower(key, searcher, problem, prompts)]
+            traced += [program.lower(*given) for program in beside]
             compiling, programs = [], []
             for lowered in traced:
                 begin = time.perf_counter()
                 programs.append(lowered.compile())
-                compiling.append(time.perf_counter() - begin)
-            arguments = ((key, problem, prompts), *[(problem, prompts, calls)] * 2)
-            runs = [
-                [seconds(run, *given) for run, given in zip(programs, arguments, strict=True)]
+                compiling.append(f"{time.perf_counter() - begin:.1f}")
+            arguments = ((key, problem, prompts), *[given] * len(beside))
+            turns = [
+                [seconds(run, *them) for run, them in zip(programs, arguments, strict=True)]
                 for _ in range(repeats)
             ]
-            searched, bare, sampled = np.median(runs, axis=0)
-            ratios = [f"{q[1]:.3f} ({q[0]:.2f}-{q[2]:.2f})" for q in quartiles(np.asarray(runs))]
-            passes = plan(searcher, problem, prompts).cost.network_passes
+            searched, sampled, *bare = np.transpose(turns)
+            against_bare = [(ratio(searched, one), ratio(sampled, one)) for one in bare]
+            medians = [f"{np.median(one):.3f}" for one in (searched, sampled, *bare)]
             table.add_row(
-                name, guide, str(passes), f"{searched:.3f}", f"{bare:.3f}",
-                ratios[0], f"{sampled:.3f}", ratios[1],
-                *(f"{s:.1f}" for s in compiling[:2]),
+                name, guide, str(cost.network_passes + cost.backward_passes),
+                *medians, *["-"] * (3 - len(medians)), ratio(searched, sampled),
+                *(against_bare or [("-", "-")])[0], compiling[0], *(compiling[2:] or ["-"]),
             )  # fmt: skip
-    Console(width=160).print(table)
+    Console(width=200).print(table)
 
 
 if __name__ == "__main__":
