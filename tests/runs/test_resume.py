@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jaxsearch import cli
 from jaxsearch.runs.images import read_png
 from jaxsearch.runs.recipes import read_recipes
 
@@ -159,13 +160,13 @@ def test_killed_while_results_are_written(base: Path, undisturbed: Path) -> None
     assert not list(run.rglob("*.partial"))
 
 
-def test_a_run_under_way_is_not_joined_by_another(base: Path) -> None:
+def test_a_run_under_way_is_not_joined_by_another(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = base / "busy"
     process = launch(base, *ARGUMENTS, "--output", str(run))
     wait_until(lambda: bool(saved_rounds(run)), process)
-    other = launch(base, "--resume", str(run))
-    _, error = other.communicate(timeout=60)
+    assert cli.main(["search", "--resume", str(run)]) == 2
     process.kill()
     process.communicate()
-    assert other.returncode == 2
-    assert "is in use" in error
+    assert "is in use" in capsys.readouterr().err
