@@ -276,7 +276,7 @@ def draw(
     watched: Sequence[str],
     across: Mapping[str, str],
 ) -> None:
-    """Scores with their 95 % intervals: a row of panels for each, a column for each price.
+    """Scores with their 95 % intervals against what they cost: a panel for each of both.
 
     Args:
         path: of the picture.
@@ -284,22 +284,23 @@ def draw(
         watched: names of `WATCHED`.
         across: fields of rows that are prices, and what is written below them.
     """
-    size = (5.2 * len(across), 3.4 * len(watched) + 0.8)
+    # A price for each column; of a single one, the scores side by side.
+    shape = (len(watched), len(across)) if len(across) > 1 else (1, len(watched))
+    size = (5.2 * shape[1], 3.6 * shape[0] + 0.8)
     figure, axes = plt.subplots(
-        len(watched), len(across), figsize=size, squeeze=False, sharex="col", sharey="row"
+        *shape, figsize=size, squeeze=False, sharex="col", sharey="row" if shape[0] > 1 else False
     )
+    panels = [(name, price) for name in watched for price in across]
     styles = [(colour, line) for line in ("-", ":") for colour in plt.get_cmap("tab10").colors]
-    for row, name in enumerate(watched):
-        for column, (price, label) in enumerate(across.items()):
-            axis = axes[row, column]
-            for (colour, line), (curve, rows) in zip(styles, curves.items(), strict=False):
-                at = [one[price] for one in rows]
-                middle, half = np.transpose([common.interval(one["scores"][name]) for one in rows])
-                axis.plot(at, middle, marker=".", color=colour, linestyle=line, label=curve)
-                axis.fill_between(at, middle - half, middle + half, color=colour, alpha=0.1, lw=0)
-            axis.set(xscale="log", ylabel=name if column == 0 else "")
-            if row == len(watched) - 1:
-                axis.set_xlabel(label)
+    for axis, (name, price) in zip(axes.flat, panels, strict=True):
+        for (colour, line), (curve, rows) in zip(styles, curves.items(), strict=False):
+            at = [one[price] for one in rows]
+            middle, half = np.transpose([common.interval(one["scores"][name]) for one in rows])
+            axis.plot(at, middle, marker=".", color=colour, linestyle=line, label=curve)
+            axis.fill_between(at, middle - half, middle + half, color=colour, alpha=0.1, lw=0)
+        axis.set(xscale="log", ylabel=name, xlabel=across[price])
+        if shape[0] > 1:
+            axis.label_outer()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     lines = -(-len(labels) // 4)
     figure.legend(handles, labels, loc="upper center", ncols=4)
