@@ -21,6 +21,7 @@ from jaxsearch.zoo.scheduler import OTHER_STEPS, scheduler
 from tests.models.pipelines import LENGTH, stable_diffusion
 from tests.models.published import relative, to_torch
 from tests.runs.small import KINDS
+from tests.zoo.pipelines import edit
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -166,13 +167,6 @@ def test_a_prompt_is_the_same_beside_others(folders):
 # -------------------------------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
-    return tmp_path
-
-
 def search(folder, *more):
     fixed = ["--schedule.num_steps", "3", "--verifiers.compressibility.max_bytes", "3000"]
     return cli.main(["search", "--model", str(folder), *fixed, "--quiet", *more])
@@ -200,18 +194,14 @@ def test_defaults(folders):
     assert defaults["solver"] == {"name": "first_order", "eta": 1.0}
 
 
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
 DAMAGES = {
     "pipeline": (
-        lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"),
-        "_class_name is 'FluxPipeline', but there is only",
+        lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),
+        "_class_name is 'KandinskyPipeline', but there is only",
     ),
     "part": (
         lambda f: edit(f / "model_index.json", unet=["diffusers", "UNet2DModel"]),

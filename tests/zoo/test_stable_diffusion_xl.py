@@ -22,6 +22,7 @@ from jaxsearch.zoo import entry
 from tests.models.pipelines import LENGTH, stable_diffusion_xl, unet_xl
 from tests.models.published import relative, to_torch
 from tests.runs.small import KINDS
+from tests.zoo.pipelines import edit
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -224,13 +225,6 @@ def test_settings_out_of_range(folders, settings, message):
 # -------------------------------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
-    return tmp_path
-
-
 def search(folder, *more):
     fixed = ["--schedule.num_steps", "3", "--report", "--quiet"]
     return cli.main(["search", "--model", str(folder), *fixed, *more])
@@ -246,10 +240,6 @@ def test_its_folder_is_searched(folders, work, capsys, searcher):
     assert [json.loads(line)["prompt"] for line in lines] == texts
     assert cli.main(["replay", "run"]) == 0
     assert "3 of 3 images identical" in capsys.readouterr().out
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def settings_of_tokens(folder):
