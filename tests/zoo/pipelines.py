@@ -66,7 +66,9 @@ def search(folder: Path, *more: str) -> int:
     return cli.main(["search", "--model", str(folder), *fixed, *more])
 
 
-def check_searched(folder: Path, texts: Sequence[str], capsys: Any, *more: str) -> None:
+def check_searched(
+    folder: Path, texts: Sequence[str], capsys: Any, *more: str, search: Callable = search
+) -> None:
     """The command searches a folder for these prompts, and replays what it found."""
     assert search(folder, *more, "--prompts", *texts, "--output", "run") == 0
     lines = Path("run/records.jsonl").read_text().splitlines()
@@ -75,7 +77,7 @@ def check_searched(folder: Path, texts: Sequence[str], capsys: Any, *more: str) 
     assert f"{len(texts)} of {len(texts)} images identical" in capsys.readouterr().out
 
 
-def check_refused(folder: Path, capsys: Any, message: str) -> None:
+def check_refused(folder: Path, capsys: Any, message: str, *, search: Callable = search) -> None:
     """The command refuses a damaged folder in one line, and writes nothing."""
     assert search(folder) == 2
     complaint = capsys.readouterr().err

@@ -5,7 +5,6 @@ The pipelines are tiny and random, of the forms of versions 1 and 2 (`tests/mode
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import jax
@@ -21,7 +20,7 @@ from jaxsearch.zoo.scheduler import OTHER_STEPS, scheduler
 from tests.models.pipelines import LENGTH, stable_diffusion
 from tests.models.published import relative, to_torch
 from tests.runs.small import KINDS
-from tests.zoo.pipelines import edit
+from tests.zoo.pipelines import check_refused, check_searched, edit
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -175,14 +174,9 @@ def search(folder, *more):
 @pytest.mark.parametrize("searcher", KINDS, ids=lambda words: words[0])
 def test_a_folder_is_searched(folders, work, capsys, searcher):
     texts = ["the cat, twice", "and", "the cat, twice"]
-    more = ["--searcher", *searcher, "--prompts", *texts, "--output", "run"]
+    more = ["--searcher", *searcher]
     more += ["--model.negative_prompt", NEGATIVE, "--model.guidance", "2"]
-    assert search(folders(2)[1], *more) == 0
-    lines = (work / "run" / "records.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["prompt"] for row in rows] == texts
-    assert cli.main(["replay", "run"]) == 0
-    assert "3 of 3 images identical" in capsys.readouterr().out
+    check_searched(folders(2)[1], texts, capsys, *more, search=search)
 
 
 def test_defaults(folders):
@@ -251,12 +245,7 @@ DAMAGES = {
 def test_damaged_folders_are_refused_in_one_line(one, work, capsys, damage):
     change, message = DAMAGES[damage]
     change(one)
-    assert search(one) == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint
-    assert complaint.startswith("jaxsearch: ")
-    assert complaint.count("\n") == 1
-    assert not (work / "runs").exists()
+    check_refused(one, capsys, message, search=search)
 
 
 # ---------------------------------------------------------------------------------------- scheduler
