@@ -211,7 +211,7 @@ def main(prompts: int = 10_000, trajectories: int = 1_000, utilisation: float = 
                 name, pod_name, f"{int(price.cost.network_passes) * prompts:.3g}",
                 f"{price.flops_per_call.network_pass / 1e12:.3g}", f"{flops / 1e18:,.0f}",
                 f"{memory.weights / gib:.2f}", f"{each / gib:.2f}",
-                str(own) if own else "0: divide the weights", f"{prompts * latents / gib:.2f}",
+                str(own) if own > 0 else "0: divide the weights", f"{prompts * latents / gib:.2f}",
                 f"{hours:,.0f}",
             )  # fmt: skip
     Console(width=170).print(table)

@@ -193,10 +193,10 @@ def _check_fit(folder: Path, config: FluxConfig) -> None:
 
 def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]], GuidedText]:
     """`texts [P] -> GuidedText`, float32, without a scale of guidance."""
-    config, params = load_clip_text_whole(folder / _CLIP, dtype=dtype)
+    config = config_of(folder / _CLIP, clip_text_whole_config)
     clip = text_encoder(
         clip_text_whole_network(config, dtype=dtype),
-        params,
+        load_clip_text_whole(folder / _CLIP, dtype=dtype)[1],
         load_clip_tokenizer(folder / "tokenizer", length=config.text.max_position_embeddings),
         vocab_size=config.text.vocab_size,
         source=folder / _CLIP,

@@ -10,8 +10,14 @@ import jax.numpy as jnp
 
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.pixart import MaskedText
-from jaxsearch.models.t5_encoder import T5EncoderConfig, load_t5_encoder, t5_encoder_network
+from jaxsearch.models.t5_encoder import (
+    T5EncoderConfig,
+    load_t5_encoder,
+    t5_encoder_config,
+    t5_encoder_network,
+)
 from jaxsearch.models.t5_tokenizer import load_t5_tokenizer
+from jaxsearch.zoo.pipeline import config_of
 from jaxsearch.zoo.texts import text_encoder
 
 
@@ -38,10 +44,10 @@ def t5_texts(
     Raises:
         ValueError: if the files do not fit.
     """
-    config, params = load_t5_encoder(folder / part, dtype=dtype)
+    config = config_of(folder / part, t5_encoder_config)
     return text_encoder(
         _network(config, dtype, masks),
-        params,
+        load_t5_encoder(folder / part, dtype=dtype)[1],
         load_t5_tokenizer(folder / tokenizer, length=length),
         vocab_size=config.vocab_size,
         source=folder / part,

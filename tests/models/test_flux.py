@@ -27,7 +27,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 TIMES = np.array([0.0, 3.5, 500.0, 1000.0], np.float32)
-SCALES = np.array([1.0, 3.5, 0.0, 7.25], np.float32)
+# A thousandfold they are angles, of which float32 has few digits: more would compare roundings.
+SCALES = np.array([1.0, 3.5, 0.0, 2.0], np.float32)
 KINDS = {"dev": {}, "schnell": {"guidance_embeds": False, "num_layers": 1, "num_single_layers": 3}}
 
 
