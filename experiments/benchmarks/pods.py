@@ -16,6 +16,7 @@ has in memory, so that a chip takes more at once than is said here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ from jaxsearch.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL, au
 from jaxsearch.models.clip_vision import ClipVision, ClipVisionConfig
 from jaxsearch.models.dit import DiT, DiTConfig, dit_denoiser
 from jaxsearch.models.epsilon import epsilon_denoiser
+from jaxsearch.models.flux import Flux, FluxConfig, GuidedText, flux_network
 from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.loading import abstract_module, functional, parameters
 from jaxsearch.models.mmdit import MMDiT, MMDiTConfig, PooledText, mmdit_network, placed
@@ -151,7 +153,23 @@ def sd3() -> tuple[Denoiser, Solver, PyTree, Decoder]:
     return denoiser, solver, cond, autoencoder(16)
 
 
-MODELS = {"DiT-XL/2, 256": dit, "SDXL, 1024": sdxl, "SD3-medium, 1024": sd3}
+def flux() -> tuple[Denoiser, Solver, PyTree, Decoder]:
+    """FLUX.1-dev, 1024x1024 pixels, 28 steps, its guidance distilled."""
+    config = FluxConfig()
+    weights = shapes(lambda rngs: Flux(config, rngs=rngs))
+    network = flux_network(config, dtype=jnp.bfloat16)
+    denoiser = rectified_flow_denoiser(network, weights, shape=(128, 128, 16))
+    cond = GuidedText(**told(tokens=(512, 4096), pooled=(768,), guidance=()))
+    solver = first_order(shifted(denoiser.process, num_steps=28, shift=math.exp(1.15)))
+    return denoiser, solver, cond, autoencoder(16)
+
+
+MODELS = {
+    "DiT-XL/2, 256": dit,
+    "SDXL, 1024": sdxl,
+    "SD3-medium, 1024": sd3,
+    "FLUX.1-dev, 1024": flux,
+}
 
 
 def main(prompts: int = 10_000, trajectories: int = 1_000, utilisation: float = 0.4) -> None:
@@ -193,7 +211,7 @@ def main(prompts: int = 10_000, trajectories: int = 1_000, utilisation: float = 
                 name, pod_name, f"{int(price.cost.network_passes) * prompts:.3g}",
                 f"{price.flops_per_call.network_pass / 1e12:.3g}", f"{flops / 1e18:,.0f}",
                 f"{memory.weights / gib:.2f}", f"{each / gib:.2f}",
-                str(own) if own else "0: divide the weights", f"{prompts * latents / gib:.2f}",
+                str(own) if own > 0 else "0: divide the weights", f"{prompts * latents / gib:.2f}",
                 f"{hours:,.0f}",
             )  # fmt: skip
     Console(width=170).print(table)

@@ -14,24 +14,17 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array, PyTree
-from jaxsearch.models.attention import attention
 from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
-from jaxsearch.models.dit import normalise
-from jaxsearch.models.embeddings import sinusoidal
-from jaxsearch.models.feed_forward import FeedForward, Gelu, TwoLayers
 from jaxsearch.models.folders import check_entries, read_config, read_weights, weights_path
 from jaxsearch.models.layers import Layers, compute_type, run
 from jaxsearch.models.loading import abstract_module, network_of
 from jaxsearch.models.state_dict import load_state_dict
-
-_TIME_FEATURES = 256
-_EPSILON = 1e-6  # of all normalisations
+from jaxsearch.models.two_streams import Condition, Modulation, TwoStreamBlock, modulated
 
 
 class PooledText(NamedTuple):
@@ -135,17 +128,6 @@ def mmdit_config(entries: Mapping[str, Any]) -> MMDiTConfig:
 # ----------------------------------------------------------------------------------------- network
 
 
-class _Condition(nnx.Module):
-    """What time and text as a whole become, [n, hidden_size]."""
-
-    def __init__(self, config: MMDiTConfig, make: Layers) -> None:
-        self.timestep_embedder = TwoLayers(_TIME_FEATURES, config.hidden_size, make)
-        self.text_embedder = TwoLayers(config.pooled_projection_dim, config.hidden_size, make)
-
-    def __call__(self, t: Array, pooled: Array) -> Array:
-        return self.timestep_embedder(sinusoidal(t, _TIME_FEATURES)) + self.text_embedder(pooled)
-
-
 class _Patches(nnx.Module):
     """Patches as tokens, and where they stand.
 
@@ -160,119 +142,6 @@ class _Patches(nnx.Module):
     def __call__(self, x: Array) -> Array:
         patches = self.proj(x).astype(jnp.float32)
         return (patches + self.pos_embed[...]).reshape(len(x), -1, patches.shape[-1])
-
-
-class _Modulation(nnx.Module):
-    """Shifts, scales and gates of the condition."""
-
-    def __init__(self, size: int, num: int, make: Layers) -> None:
-        self.num = num
-        self.linear = make.linear(size, num * size)
-
-    def __call__(self, condition: Array) -> list[Array]:
-        """`num` parts, [n, 1, size] float32 each."""
-        rows = self.linear(jax.nn.silu(condition)).astype(jnp.float32)
-        return jnp.split(rows[:, None, :], self.num, axis=-1)
-
-
-class _Attention(nnx.Module):
-    """Patches ask each other, and the text's tokens with them where there are any."""
-
-    def __init__(
-        self, config: MMDiTConfig, make: Layers, *, joint: bool = True, answers: bool = True
-    ) -> None:
-        self.num_heads, size = config.num_attention_heads, config.hidden_size
-        self.normalises = config.qk_norm
-        norm = make._replace(epsilon=_EPSILON).rms_norm
-        self.to_q, self.to_k, self.to_v = (make.linear(size, size) for _ in range(3))
-        self.to_out = nnx.List([make.linear(size, size)])
-        if config.qk_norm:
-            self.norm_q, self.norm_k = (norm(config.attention_head_dim) for _ in range(2))
-        if joint:
-            self.add_q_proj, self.add_k_proj, self.add_v_proj = (
-                make.linear(size, size) for _ in range(3)
-            )
-            if config.qk_norm:
-                self.norm_added_q, self.norm_added_k = (
-                    norm(config.attention_head_dim) for _ in range(2)
-                )
-        if joint and answers:
-            self.to_add_out = make.linear(size, size)
-        self.answers = joint and answers
-
-    def __call__(self, x: Array, text: Array | None = None) -> tuple[Array, Array | None]:
-        query, key, value = (self._heads(layer(x)) for layer in (self.to_q, self.to_k, self.to_v))
-        if self.normalises:
-            query, key = self._normalised(self.norm_q, query), self._normalised(self.norm_k, key)
-        if text is not None:
-            more_query, more_key, more_value = (
-                self._heads(layer(text))
-                for layer in (self.add_q_proj, self.add_k_proj, self.add_v_proj)
-            )
-            if self.normalises:
-                more_query = self._normalised(self.norm_added_q, more_query)
-                more_key = self._normalised(self.norm_added_k, more_key)
-            query, key, value = (
-                jnp.concatenate(pair, axis=1)
-                for pair in ((query, more_query), (key, more_key), (value, more_value))
-            )
-        mixed = attention(query, key, value).reshape(*query.shape[:2], -1)
-        places = self.to_out[0](mixed[:, : x.shape[1]])
-        return places, self.to_add_out(mixed[:, x.shape[1] :]) if self.answers else None
-
-    def _heads(self, tokens: Array) -> Array:
-        return tokens.reshape(*tokens.shape[:2], self.num_heads, -1)
-
-    @staticmethod
-    def _normalised(norm: nnx.RMSNorm, heads: Array) -> Array:
-        return norm(heads).astype(heads.dtype)
-
-
-def _modulated(x: Array, shift: Array, scale: Array) -> Array:
-    return normalise(x, _EPSILON) * (1.0 + scale) + shift
-
-
-class _Block(nnx.Module):
-    """One attention of patches and text, then a perceptron for each; all shifted, scaled, gated.
-
-    Args:
-        config: of the transformer.
-        dual: whether patches have a second attention of their own.
-        last: whether the text goes no further: it is asked, and not changed.
-        make: its layers.
-    """
-
-    def __init__(self, config: MMDiTConfig, dual: bool, last: bool, make: Layers) -> None:
-        size = config.hidden_size
-        self.dual, self.last = dual, last
-        self.norm1 = _Modulation(size, 9 if dual else 6, make)
-        self.norm1_context = _Modulation(size, 2 if last else 6, make)
-        self.attn = _Attention(config, make, answers=not last)
-        if dual:
-            self.attn2 = _Attention(config, make, joint=False)
-        self.ff = FeedForward(size, Gelu(size, make), make)
-        if not last:
-            self.ff_context = FeedForward(size, Gelu(size, make), make)
-
-    def __call__(self, x: Array, text: Array, condition: Array) -> tuple[Array, Array]:
-        parts = self.norm1(condition)
-        shift, scale, gate, next_shift, next_scale, next_gate = parts[:6]
-        words = self.norm1_context(condition)
-        # Where the text is only asked, its two parts stand the other way round.
-        asked = _modulated(text, *(words[::-1] if self.last else words[:2]))
-        change, answer = self.attn(_modulated(x, shift, scale), asked)
-        moved = x + gate * change.astype(jnp.float32)
-        if self.dual:
-            more_shift, more_scale, more_gate = parts[6:]
-            change, _ = self.attn2(_modulated(x, more_shift, more_scale))
-            moved = moved + more_gate * change.astype(jnp.float32)
-        change = self.ff(_modulated(moved, next_shift, next_scale))
-        moved = moved + next_gate * change.astype(jnp.float32)
-        if answer is None:
-            return moved, text
-        text = text + words[2] * answer.astype(jnp.float32)
-        change = self.ff_context(_modulated(text, words[3], words[4]))
-        return moved, text + words[5] * change.astype(jnp.float32)
 
 
 class MMDiT(nnx.Module):
@@ -297,17 +166,24 @@ class MMDiT(nnx.Module):
         self.config, self.remat = config, remat
         make, size = Layers(dtype, rngs), config.hidden_size
         self.pos_embed = _Patches(config, make)
-        self.time_text_embed = _Condition(config, make)
+        self.time_text_embed = Condition(size, config.pooled_projection_dim, make)
         self.context_embedder = make.linear(config.joint_attention_dim, size)
         last = config.num_layers - 1
         # They are of up to three kinds, so they are no one loop.
         self.transformer_blocks = nnx.List(
             [
-                _Block(config, i in config.dual_attention_layers, i == last, make)
+                TwoStreamBlock(
+                    size,
+                    config.num_attention_heads,
+                    make,
+                    normalises=config.qk_norm,
+                    dual=i in config.dual_attention_layers,
+                    last=i == last,
+                )
                 for i in range(config.num_layers)
             ]
         )
-        self.norm_out = _Modulation(size, 2, make)
+        self.norm_out = Modulation(size, 2, make)
         self.proj_out = make.linear(size, config.patch_size**2 * config.in_channels)
 
     def __call__(self, x: Array, t: Array, text: PooledText) -> Array:
@@ -328,7 +204,7 @@ class MMDiT(nnx.Module):
         for block in self.transformer_blocks:
             h, words = run(block, h, words, condition, remat=self.remat)
         scale, shift = self.norm_out(condition)
-        h = self.proj_out(_modulated(h, shift, scale))
+        h = self.proj_out(modulated(h, shift, scale))
         h = h.reshape(num, height, width, patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
         return h.reshape(num, height * patch, width * patch, channels).astype(jnp.float32)
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxsearch.core.types import Array, PyTree
+from jaxsearch.core.types import PyTree
 
 
 class Stacked(nnx.Module):
@@ -35,17 +35,17 @@ class Stacked(nnx.Module):
         keys = jax.random.split(rngs.params(), num)
         self.block = nnx.vmap(lambda key: build(type(rngs)(key)))(keys)
 
-    def __call__(self, x: Array, *inputs: Any) -> Array:
-        """`x` through all blocks; each gets the same further inputs."""
+    def __call__(self, x: PyTree, *inputs: Any) -> Any:
+        """`x`, an array or a tree of such, through all blocks; all get the same further inputs."""
         return self.watched(x, lambda x: None, *inputs)[0]
 
     def watched(
-        self, x: Array, watch: Callable[[Array], PyTree], *inputs: Any
-    ) -> tuple[Array, PyTree]:
+        self, x: PyTree, watch: Callable[[Any], PyTree], *inputs: Any
+    ) -> tuple[Any, PyTree]:
         """`x` through all blocks, and `watch(x)` after each of them, on a first axis [num, ...]."""
         graph, weights = nnx.split(self.block)
 
-        def body(x: Array, weights: Any) -> tuple[Array, PyTree]:
+        def body(x: PyTree, weights: Any) -> tuple[PyTree, PyTree]:
             x = nnx.merge(graph, weights)(x, *inputs)
             return x, watch(x)
 

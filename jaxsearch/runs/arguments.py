@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.config import KINDS, Component, Config, complete, cycled, overlay, read_config
 from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.folder import existing
@@ -91,7 +92,7 @@ def parse(argv: Sequence[str], *, command: str, description: str) -> Request:
         return _parse_resume(Path(resume), [*names, *(["config"] if file else [])], rest, command)
     raw = {} if file is None else read_config(Path(file))
     chosen = {key: {"name": value} if key in KINDS else value for key, value in names.items()}
-    return _resolve(complete(overlay(raw, chosen)), rest, command, description)
+    return _resolve(overlay(raw, chosen), rest, command, description)
 
 
 def _parse_resume(run: Path, names: list[str], rest: list[str], command: str) -> Request:
@@ -112,15 +113,16 @@ def resolve(raw: Mapping[str, Any], command: str) -> Request:
     Raises:
         UserError: if they make no sense.
     """
-    return _resolve(complete(raw), [], command, "")
+    return _resolve(raw, [], command, "")
 
 
 def resolve_file(path: Path, argv: Sequence[str] = (), *, command: str = "search") -> Request:
     """What a config file asks for, such as that of a run folder."""
-    return _resolve(complete(read_config(path)), list(argv), command, "")
+    return _resolve(read_config(path), list(argv), command, "")
 
 
-def _resolve(full: dict[str, Any], rest: list[str], command: str, description: str) -> Request:
+def _resolve(raw: Mapping[str, Any], rest: list[str], command: str, description: str) -> Request:
+    full = complete(raw)
     # Of prompts, which may be many, nothing is left to be read but that they are texts.
     short = {**full, "prompts": [one.text for one in full["prompts"][:3]]}
     found = read_settings(short, tables_of(full), rest, command, description)
@@ -128,7 +130,7 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
 
     def component(kind: str) -> Component:
         settings = {key: value for key, value in found[kind].items() if key != "name"}
-        return Component(full[kind]["name"], settings)
+        return Component(full[kind]["name"], {**settings, **_fitted(kind, raw, found, rest)})
 
     def verifier(name: str) -> Component:
         settings = dict(verifiers.get(name, {}))
@@ -159,6 +161,19 @@ def _resolve(full: dict[str, Any], rest: list[str], command: str, description: s
         Planning(**{key: found[key] for key in PLANNING if key in found}),
         free=None if given or config.budget is None else free,
     )
+
+
+def _fitted(
+    kind: str, raw: Mapping[str, Any], found: Mapping[str, Any], rest: list[str]
+) -> dict[str, Any]:
+    """What the model's settings decide of another part's, where nobody has said otherwise."""
+    model = found["model"]
+    with explained(model["name"]):
+        own = {**model_entry(model["name"]).fitted(model).get(kind, {})}
+    if own.pop("name", None) != found[kind]["name"]:
+        return {}
+    said = {*raw.get(kind, {}), *options_in(rest)}
+    return {key: own[key] for key in own if not {key, f"--{kind}.{key}"} & said}
 
 
 # ------------------------------------------------------------------------------------------- replay

@@ -21,6 +21,7 @@ MODELS = {
 }
 FAMILIES = {
     "DiTPipeline": "jaxsearch.zoo.dit",
+    "FluxPipeline": "jaxsearch.zoo.flux",
     "PixArtSigmaPipeline": "jaxsearch.zoo.pixart_sigma",
     "StableDiffusion3Pipeline": "jaxsearch.zoo.stable_diffusion_3",
     "StableDiffusionPipeline": "jaxsearch.zoo.stable_diffusion",

@@ -42,6 +42,9 @@ class ModelEntry(NamedTuple):
     files: Mapping[str, Path] = {}
     """What the model is read from, by names that do not say where on the machine it is. A run notes
     what was in them, and does not go on with others."""
+    fitted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] = lambda settings: {}
+    """Settings of the model -> what they change of `defaults`, by kind: a schedule may hang on the
+    size of pictures. Raises `ValueError` for settings that the model cannot take."""
 
 
 def files_in(folder: Path, *names: str) -> dict[str, Path]:

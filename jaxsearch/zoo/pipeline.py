@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxsearch.core.checks import check_count
-from jaxsearch.models.autoencoder_kl import autoencoder_config
+from jaxsearch.core.types import Denoiser, Prompts, PyTree
+from jaxsearch.models.autoencoder_kl import (
+    autoencoder_config,
+    autoencoder_decoder,
+    load_autoencoder,
+)
 from jaxsearch.models.configs import read_json
+from jaxsearch.models.guidance import classifier_free_guidance
+from jaxsearch.zoo.model import Model
+from jaxsearch.zoo.texts import text_ids
 
 
 def check_parts(path: Path, wanted_of: Mapping[str, str | tuple[str, ...]]) -> None:
@@ -91,13 +102,16 @@ def defaults(schedule: Mapping[str, Any], pixels: int) -> dict[str, Any]:
     }
 
 
-def check_latents_fit(folder: Path, channels: int, network: str) -> None:
+def check_latents_fit(
+    folder: Path, channels: int, network: str, entry: str = "in_channels"
+) -> None:
     """Refuses an autoencoder whose latents are not a network's.
 
     Args:
         folder: of the pipeline.
-        channels: `in_channels` of its network.
+        channels: of its network's latents.
         network: what that is called.
+        entry: of its config, that those are.
 
     Raises:
         ValueError: if they have another number of channels.
@@ -105,19 +119,63 @@ def check_latents_fit(folder: Path, channels: int, network: str) -> None:
     latent = config_of(folder / "vae", autoencoder_config).latent_channels
     if latent != channels:
         raise ValueError(
-            f"{folder}: the {network}'s in_channels is {channels}, but the vae's latents have "
+            f"{folder}: the {network}'s {entry} is {channels}, but the vae's latents have "
             f"{latent} channels"
         )
 
 
-def check_negative_prompt(negative_prompt: str | None, guided: bool, guidance: float) -> None:
+def check_negative_prompt(
+    negative_prompt: str | None, guided: bool, guidance: float, name: str = "guidance"
+) -> None:
     """Refuses a negative prompt where nothing leads away from it.
+
+    Args:
+        negative_prompt: what was asked for.
+        guided: whether anything leads away from it.
+        guidance: the scale by which it does.
+        name: of the setting that is that scale.
 
     Raises:
         ValueError: naming both settings.
     """
     if negative_prompt and not guided:
         raise ValueError(
-            f"negative_prompt is {negative_prompt!r}, but guidance is {guidance:g}, which is none: "
-            "raise guidance or leave the negative prompt out"
+            f"negative_prompt is {negative_prompt!r}, but {name} is {guidance:g}, which is none: "
+            f"raise {name} or leave the negative prompt out"
         )
+
+
+Encode = Callable[[Sequence[str]], PyTree]
+"""Texts [P] -> what a network is told of them, leaves [P, ...]."""
+
+
+def guided(
+    denoiser: Denoiser, encode: Encode, *, guidance: float, negative_prompt: str
+) -> Denoiser:
+    """A denoiser led away from a text; where the scale is 1 or less, as it is."""
+    if guidance <= 1:
+        return denoiser
+    null = jax.tree.map(lambda rows: rows[0], encode([negative_prompt]))
+    return classifier_free_guidance(denoiser, scale=guidance, null=null)
+
+
+def of_texts(folder: Path, denoiser: Denoiser, encode: Encode, *, dtype: str, remat: bool) -> Model:
+    """A pipeline's model, whose prompts are texts.
+
+    Args:
+        folder: of the pipeline, with the decoder's weights in `vae/`.
+        denoiser: guided, if it is to be.
+        encode: what it is told of texts.
+        dtype: of the decoder.
+        remat: whether a gradient computes each of its blocks again.
+
+    Raises:
+        ValueError: if the decoder's files do not fit.
+    """
+    autoencoder, params = load_autoencoder(folder / "vae", dtype=dtype)
+    decoder = autoencoder_decoder(autoencoder, params, dtype=dtype, remat=remat)
+
+    def prompts(texts: Sequence[str]) -> Prompts:
+        return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
+
+    return Model(denoiser, decoder, prompts, text_ids)

@@ -7,15 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jaxsearch.core.checks import check_count, check_range
-from jaxsearch.core.types import Array, Prompts, PyTree
-from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
 from jaxsearch.models.folders import part_files
-from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.pixart import (
     MaskedText,
@@ -24,13 +17,8 @@ from jaxsearch.models.pixart import (
     pixart_config,
     pixart_network,
 )
-from jaxsearch.models.t5_encoder import (
-    T5EncoderConfig,
-    load_t5_encoder,
-    t5_encoder_config,
-    t5_encoder_network,
-)
-from jaxsearch.models.t5_tokenizer import FILES, load_t5_tokenizer
+from jaxsearch.models.t5_encoder import t5_encoder_config
+from jaxsearch.models.t5_tokenizer import FILES
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.pipeline import (
     check_latents_fit,
@@ -38,11 +26,13 @@ from jaxsearch.zoo.pipeline import (
     check_parts,
     config_of,
     defaults,
+    guided,
+    of_texts,
     pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, scheduler
-from jaxsearch.zoo.texts import text_encoder, text_ids
+from jaxsearch.zoo.t5_texts import t5_texts
 
 _PARTS = {
     "text_encoder": ("T5EncoderModel",),
@@ -112,16 +102,8 @@ def entry(folder: Path) -> ModelEntry:
             shape=(*latent, config.in_channels),
             process=plan.process,
         )
-        if guidance > 1:
-            null = jax.tree.map(lambda rows: rows[0], encode([negative_prompt]))
-            denoiser = classifier_free_guidance(denoiser, scale=guidance, null=null)
-        autoencoder, params = load_autoencoder(folder / "vae", dtype=dtype)
-        decoder = autoencoder_decoder(autoencoder, params, dtype=dtype, remat=remat)
-
-        def prompts(texts: Sequence[str]) -> Prompts:
-            return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
-
-        return Model(denoiser, decoder, prompts, text_ids)
+        denoiser = guided(denoiser, encode, guidance=guidance, negative_prompt=negative_prompt)
+        return of_texts(folder, denoiser, encode, dtype=dtype, remat=remat)
 
     return ModelEntry(
         load=load,
@@ -154,27 +136,6 @@ def _check_fit(folder: Path, config: PixArtConfig) -> None:
 
 
 def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]], MaskedText]:
-    """`texts [P] -> MaskedText`, whose features are float32."""
-    config, params = load_t5_encoder(folder / "text_encoder", dtype=dtype)
-    tokenise = load_t5_tokenizer(folder / "tokenizer", length=length)
-
-    def prepared(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return tokenise([text.lower().strip() for text in texts])
-
-    return text_encoder(
-        _masked(config, dtype),
-        params,
-        prepared,
-        vocab_size=config.vocab_size,
-        source=folder,
-    )
-
-
-@functools.cache
-def _masked(config: T5EncoderConfig, dtype: str) -> Callable[[PyTree, Array, Array], MaskedText]:
-    network = t5_encoder_network(config, dtype=dtype)
-
-    def apply(params: PyTree, ids: Array, seen: Array) -> MaskedText:
-        return MaskedText(network(params, ids, seen), seen)
-
-    return apply
+    """`texts [P] -> MaskedText`, read in small letters and without what is around them."""
+    encode = t5_texts(folder, "text_encoder", "tokenizer", dtype=dtype, length=length, masks=True)
+    return lambda texts: encode([text.lower().strip() for text in texts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -129,10 +130,55 @@ def flow_scheduler(entries: Mapping[str, Any]) -> dict[str, float]:
         ValueError: naming the first entry that is missing, unknown, or of a value that is not
             supported.
     """
+    _check_flow(entries, by_size=(False,))
+    shift, num = _shift(entries), entries["num_train_timesteps"]
+    return {"shift": shift, "smallest": shift / (num + shift - 1.0)}
+
+
+_BY_SIZE = {  # what FLUX.1's pipeline has where nothing is said
+    "base_image_seq_len": 256.0,
+    "max_image_seq_len": 4096.0,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+}
+
+
+def sized_flow_scheduler(entries: Mapping[str, Any]) -> Callable[[int], float]:
+    """The shift of a `FlowMatchEulerDiscreteScheduler` that is given even times from 1.
+
+    Of those whose shift hangs on the size of a picture it is `e^m`, and `m` is linear in the number
+    of tokens that the picture is to the network; others have one shift for all.
+
+    Returns:
+        `number of tokens -> shift`, as the schedule `shifted` takes it.
+
+    Raises:
+        ValueError: naming the first entry that is missing, unknown, or of a value that is not
+            supported.
+    """
+    _check_flow(entries, by_size=(False, True))
+    if not entries.get("use_dynamic_shifting", False):
+        shift = _shift(entries)
+        return lambda num_tokens: shift
+    kind = entries.get("time_shift_type", "exponential")
+    if kind != "exponential":
+        raise ValueError(
+            f"the config's time_shift_type is {kind!r}: only 'exponential' is supported"
+        )
+    low, high, at_low, at_high = (
+        number(entries, name, absent) for name, absent in _BY_SIZE.items()
+    )
+    check_range("the config's max_image_seq_len", high, low, open_low=True)
+    slope = (at_high - at_low) / (high - low)
+    return lambda num_tokens: math.exp(at_low + slope * (num_tokens - low))
+
+
+def _check_flow(entries: Mapping[str, Any], *, by_size: tuple[bool, ...]) -> None:
+    """Refuses other schedulers, and such whose times are changed in another way than by a shift."""
     check_entries(
         entries,
         needed=("_class_name", "num_train_timesteps", "shift"),
-        # Of a shift that hangs on the size of a picture, which is off.
+        # Of a shift that hangs on the size of a picture.
         optional=(
             *("base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift"),
             "time_shift_type",
@@ -143,12 +189,15 @@ def flow_scheduler(entries: Mapping[str, Any]) -> dict[str, float]:
             "shift_terminal": (None,),
             "stochastic_sampling": (False,),
             "use_beta_sigmas": (False,),
-            "use_dynamic_shifting": (False,),
+            "use_dynamic_shifting": by_size,
             "use_exponential_sigmas": (False,),
             "use_karras_sigmas": (False,),
         },
     )
-    shift, num = number(entries, "shift", 1.0), entries["num_train_timesteps"]
+    check_count("the config's num_train_timesteps", entries["num_train_timesteps"], 2)
+
+
+def _shift(entries: Mapping[str, Any]) -> float:
+    shift = number(entries, "shift", 1.0)
     check_range("the config's shift", shift, 0.0, open_low=True)
-    check_count("the config's num_train_timesteps", num, 2)
-    return {"shift": shift, "smallest": shift / (num + shift - 1.0)}
+    return shift

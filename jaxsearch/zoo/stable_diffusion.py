@@ -7,11 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
 from jaxsearch.core.checks import check_range
-from jaxsearch.core.types import Array, Prompts
-from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
+from jaxsearch.core.types import Array
 from jaxsearch.models.clip_text import clip_text_config, clip_text_network, load_clip_text
 from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
 from jaxsearch.models.folders import part_files
@@ -25,11 +22,12 @@ from jaxsearch.zoo.pipeline import (
     check_parts,
     config_of,
     defaults,
+    of_texts,
     pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, Scheduler, scheduler
-from jaxsearch.zoo.texts import text_encoder, text_ids
+from jaxsearch.zoo.texts import text_encoder
 
 _PARTS = {
     "text_encoder": "CLIPTextModel",
@@ -91,13 +89,7 @@ def entry(folder: Path) -> ModelEntry:
         denoiser = classifier_free_guidance(
             denoiser, scale=guidance, null=encode([negative_prompt])[0]
         )
-        autoencoder, weights = load_autoencoder(folder / "vae", dtype=dtype)
-        decoder = autoencoder_decoder(autoencoder, weights, dtype=dtype, remat=remat)
-
-        def prompts(texts: Sequence[str]) -> Prompts:
-            return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
-
-        return Model(denoiser, decoder, prompts, text_ids)
+        return of_texts(folder, denoiser, encode, dtype=dtype, remat=remat)
 
     return ModelEntry(
         load=load,

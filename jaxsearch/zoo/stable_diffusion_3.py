@@ -7,17 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsearch.core.checks import check_count, check_range
-from jaxsearch.core.types import Array, Prompts, PyTree
-from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
 from jaxsearch.models.clip_text_features import ARCHITECTURES, clip_text_features_config
 from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.folders import part_files
-from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.mmdit import (
     MMDiTConfig,
     PooledText,
@@ -28,13 +23,7 @@ from jaxsearch.models.mmdit import (
 )
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.rectified_flow import rectified_flow_denoiser
-from jaxsearch.models.t5_encoder import (
-    T5EncoderConfig,
-    load_t5_encoder,
-    t5_encoder_config,
-    t5_encoder_network,
-)
-from jaxsearch.models.t5_tokenizer import load_t5_tokenizer
+from jaxsearch.models.t5_encoder import t5_encoder_config
 from jaxsearch.zoo.clip_texts import CLIPS, clip_texts
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
 from jaxsearch.zoo.pipeline import (
@@ -43,11 +32,13 @@ from jaxsearch.zoo.pipeline import (
     check_parts,
     config_of,
     defaults,
+    guided,
+    of_texts,
     pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import flow_scheduler
-from jaxsearch.zoo.texts import text_encoder, text_ids
+from jaxsearch.zoo.t5_texts import t5_texts
 
 _T5 = "text_encoder_3"
 _TOKENIZERS = (*CLIPS.values(), "tokenizer_3")
@@ -118,16 +109,8 @@ def entry(folder: Path) -> ModelEntry:
             placed(weights(dtype), config, tall, wide),
             shape=(tall, wide, config.in_channels),
         )
-        if guidance > 1:
-            null = jax.tree.map(lambda rows: rows[0], encode([negative_prompt]))
-            denoiser = classifier_free_guidance(denoiser, scale=guidance, null=null)
-        autoencoder, params = load_autoencoder(folder / "vae", dtype=dtype)
-        decoder = autoencoder_decoder(autoencoder, params, dtype=dtype, remat=remat)
-
-        def prompts(texts: Sequence[str]) -> Prompts:
-            return Prompts(jnp.asarray(text_ids(texts)), encode(texts))
-
-        return Model(denoiser, decoder, prompts, text_ids)
+        denoiser = guided(denoiser, encode, guidance=guidance, negative_prompt=negative_prompt)
+        return of_texts(folder, denoiser, encode, dtype=dtype, remat=remat)
 
     return ModelEntry(
         load=load,
@@ -174,34 +157,16 @@ def _check_fit(folder: Path, config: MMDiTConfig) -> None:
 def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]], PooledText]:
     """`texts [P] -> PooledText`, float32: CLIP's tokens, filled up with zeros, then T5's."""
     clips = clip_texts(folder, dtype=dtype)
-    config, params = load_t5_encoder(folder / _T5, dtype=dtype)
-    tokenise = load_t5_tokenizer(folder / "tokenizer_3", length=length)
-    # Padding is seen, as the network was trained.
-    t5 = text_encoder(
-        _seeing_all(config, dtype),
-        params,
-        lambda texts: tokenise(texts)[0],
-        vocab_size=config.vocab_size,
-        source=folder / _T5,
-    )
+    t5 = t5_texts(folder, _T5, "tokenizer_3", dtype=dtype, length=length)
 
     def encode(texts: Sequence[str]) -> PooledText:
         found = clips(texts)
         short = jnp.concatenate([part.tokens for part in found], axis=-1)
-        missing = config.d_model - short.shape[-1]
+        words = t5(texts).tokens
+        missing = words.shape[-1] - short.shape[-1]
         short = jnp.pad(short, ((0, 0), (0, 0), (0, missing)))
         wholes = [part.whole for part in found if part.whole is not None]  # all of them have one
         pooled = jnp.concatenate(wholes, axis=-1)
-        return PooledText(jnp.concatenate([short, t5(texts)], axis=1), pooled)
+        return PooledText(jnp.concatenate([short, words], axis=1), pooled)
 
     return encode
-
-
-@functools.cache
-def _seeing_all(config: T5EncoderConfig, dtype: str) -> Callable[[PyTree, Array], Array]:
-    network = t5_encoder_network(config, dtype=dtype)
-
-    def apply(params: PyTree, ids: Array) -> Array:
-        return network(params, ids, jnp.asarray(np.ones(ids.shape, bool)))
-
-    return apply

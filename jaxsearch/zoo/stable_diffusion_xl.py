@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.checks import MOST, check_count, check_range
-from jaxsearch.core.types import Prompts
-from jaxsearch.models.autoencoder_kl import autoencoder_decoder, load_autoencoder
 from jaxsearch.models.clip_text_features import ARCHITECTURES, clip_text_features_config
 from jaxsearch.models.clip_tokenizer import FILES
 from jaxsearch.models.configs import read_json
@@ -35,11 +33,11 @@ from jaxsearch.zoo.pipeline import (
     check_parts,
     config_of,
     defaults,
+    of_texts,
     pixels_of_latent,
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, scheduler
-from jaxsearch.zoo.texts import text_ids
 
 _PARTS = {
     **dict(zip(CLIPS, ARCHITECTURES, strict=True)),
@@ -89,9 +87,6 @@ def entry(folder: Path) -> ModelEntry:
             numbers = np.tile(np.asarray(sizes, np.float32), (len(texts), 1))
             return SizedText(text, pooled, jnp.asarray(numbers))
 
-        def prompts(texts: Sequence[str]) -> Prompts:
-            return Prompts(jnp.asarray(text_ids(texts)), told(texts))
-
         denoiser = PREDICTIONS[plan.prediction](
             unet_network(config, dtype=dtype, remat=remat),
             weights(dtype),
@@ -106,9 +101,7 @@ def entry(folder: Path) -> ModelEntry:
         # Half precision was too little for the published decoder, unless its config says otherwise.
         upcast = read_config(folder / "vae").get("force_upcast", True)
         of_decoder = "float32" if upcast else dtype
-        autoencoder, params = load_autoencoder(folder / "vae", dtype=of_decoder)
-        decoder = autoencoder_decoder(autoencoder, params, dtype=of_decoder, remat=remat)
-        return Model(denoiser, decoder, prompts, text_ids)
+        return of_texts(folder, denoiser, told, dtype=of_decoder, remat=remat)
 
     def load(
         *,

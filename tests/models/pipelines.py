@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.models.published import written
+from tests.models.published import randomised, written
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = [
@@ -328,4 +328,71 @@ def stable_diffusion_3(folder: Path) -> tuple[Any, Path]:
     pipeline.save_pretrained(folder)
     for name in ("tokenizer", "tokenizer_2"):
         (folder / name / "tokenizer.json").unlink()
+    return pipeline, folder
+
+
+FLUX = {
+    "in_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 40,
+    "pooled_projection_dim": 16,
+    "guidance_embeds": True,
+    "axes_dims_rope": (2, 6, 8),
+}
+
+
+def flux(folder: Path, *, schnell: bool = False) -> tuple[Any, Path]:
+    """A `FluxPipeline` of the form of FLUX.1-dev or of FLUX.1-schnell, and its folder.
+
+    Networks are in several files with an index, as the published ones are.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        T5Config,
+        T5EncoderModel,
+    )
+
+    for name in ("tokenizer", "tokenizer_2"):
+        (folder / name).mkdir()
+    write_tokenizer(folder / "tokenizer", padding=END, length=LENGTH)
+    pieces = write_t5_tokenizer(folder / "tokenizer_2")
+    # The published config names the 2 that nobody reads.
+    clip = CLIPTextConfig(
+        **_TEXT, vocab_size=len(vocabulary()), bos_token_id=vocabulary()[START], eos_token_id=2
+    )
+    t5 = T5Config(
+        vocab_size=len(pieces), d_model=40, d_kv=5, d_ff=20, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    vae = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1159}
+    parts = {
+        "transformer": FluxTransformer2DModel(**{**FLUX, "guidance_embeds": not schnell}),
+        "vae": AutoencoderKL(**{**_VAE, "scaling_factor": 0.3611, **vae}),
+        "text_encoder": CLIPTextModel(clip),
+        "text_encoder_2": T5EncoderModel(t5),
+    }
+    # Of a picture of this size, the published slope would be hard to tell from none.
+    slope = {"base_image_seq_len": 4, "max_image_seq_len": 64}
+    pipeline = FluxPipeline(
+        **{name: randomised(part) for name, part in parts.items()},
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer_2=pieces,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=1.0 if schnell else 3.0, use_dynamic_shifting=not schnell, **slope
+        ),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder, max_shard_size="100KB")
+    (folder / "tokenizer" / "tokenizer.json").unlink()
     return pipeline, folder

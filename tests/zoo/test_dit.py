@@ -168,7 +168,7 @@ def test_sit_is_searched(torch, pipeline, tmp_path, capsys, searcher):
             lambda p: change(p / "scheduler/scheduler_config.json", prediction_type="v_prediction"),
             "prediction_type is 'v_prediction'",
         ),
-        (lambda p: change(p / "model_index.json", _class_name="FluxPipeline"), "'FluxPipeline'"),
+        (lambda p: change(p / "model_index.json", _class_name="SanaPipeline"), "'SanaPipeline'"),
         (lambda p: change(p / "model_index.json", id2label={"0": "a"}), "no name for the class 1"),
         (lambda p: (p / "vae" / WEIGHTS).write_bytes(b"\x10"), "vae/"),
         (lambda p: (p / "transformer" / WEIGHTS).unlink(), "transformer/"),

@@ -45,10 +45,10 @@ def test_ids_have_an_owner_and_a_name(name, is_id):
 def test_a_model_is_fetched_once_and_only_what_is_read(tmp_path, monkeypatch, capsys):
     fake = mock.Mock(return_value=str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     for _ in range(2):
         assert search("owner/name") == 2
-        assert "_class_name is 'FluxPipeline'" in capsys.readouterr().err
+        assert "_class_name is 'KandinskyPipeline'" in capsys.readouterr().err
     fake.assert_called_once()
     assert fake.call_args.args == ("owner/name",)
     assert fake.call_args.kwargs["revision"] is None

@@ -5,7 +5,6 @@ The pipelines are tiny and random, of the forms of versions 1 and 2 (`tests/mode
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import jax
@@ -21,6 +20,7 @@ from jaxsearch.zoo.scheduler import OTHER_STEPS, scheduler
 from tests.models.pipelines import LENGTH, stable_diffusion
 from tests.models.published import relative, to_torch
 from tests.runs.small import KINDS
+from tests.zoo.pipelines import check_refused, check_searched, edit
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -166,13 +166,6 @@ def test_a_prompt_is_the_same_beside_others(folders):
 # -------------------------------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
-    return tmp_path
-
-
 def search(folder, *more):
     fixed = ["--schedule.num_steps", "3", "--verifiers.compressibility.max_bytes", "3000"]
     return cli.main(["search", "--model", str(folder), *fixed, "--quiet", *more])
@@ -181,14 +174,9 @@ def search(folder, *more):
 @pytest.mark.parametrize("searcher", KINDS, ids=lambda words: words[0])
 def test_a_folder_is_searched(folders, work, capsys, searcher):
     texts = ["the cat, twice", "and", "the cat, twice"]
-    more = ["--searcher", *searcher, "--prompts", *texts, "--output", "run"]
+    more = ["--searcher", *searcher]
     more += ["--model.negative_prompt", NEGATIVE, "--model.guidance", "2"]
-    assert search(folders(2)[1], *more) == 0
-    lines = (work / "run" / "records.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["prompt"] for row in rows] == texts
-    assert cli.main(["replay", "run"]) == 0
-    assert "3 of 3 images identical" in capsys.readouterr().out
+    check_searched(folders(2)[1], texts, capsys, *more, search=search)
 
 
 def test_defaults(folders):
@@ -200,18 +188,14 @@ def test_defaults(folders):
     assert defaults["solver"] == {"name": "first_order", "eta": 1.0}
 
 
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
 DAMAGES = {
     "pipeline": (
-        lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"),
-        "_class_name is 'FluxPipeline', but there is only",
+        lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),
+        "_class_name is 'KandinskyPipeline', but there is only",
     ),
     "part": (
         lambda f: edit(f / "model_index.json", unet=["diffusers", "UNet2DModel"]),
@@ -261,12 +245,7 @@ DAMAGES = {
 def test_damaged_folders_are_refused_in_one_line(one, work, capsys, damage):
     change, message = DAMAGES[damage]
     change(one)
-    assert search(one) == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint
-    assert complaint.startswith("jaxsearch: ")
-    assert complaint.count("\n") == 1
-    assert not (work / "runs").exists()
+    check_refused(one, capsys, message, search=search)
 
 
 # ---------------------------------------------------------------------------------------- scheduler

@@ -5,21 +5,26 @@ The pipeline is tiny and random (`tests/models/pipelines.py`).
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsearch import cli
-from jaxsearch.core.process import shifted
-from jaxsearch.solvers import first_order
 from jaxsearch.zoo import entry
 from jaxsearch.zoo.scheduler import flow_scheduler
 from tests.models.pipelines import LENGTH, stable_diffusion_3
-from tests.models.published import relative, to_torch
+from tests.models.published import to_torch
+from tests.zoo.pipelines import (
+    NOISE,
+    PROMPTS,
+    check_refused,
+    check_sampled,
+    check_searched,
+    edit,
+    sampled,
+    steps_of,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -27,7 +32,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 pytestmark = pytest.mark.filterwarnings("ignore:the prompt")  # one of `PROMPTS` is too long
 
-PROMPTS = ["The CAT's hat ", "the cat " * 40]
 NEGATIVE = "a hat"
 STEPS = 4
 MORE = 14
@@ -52,13 +56,12 @@ def test_a_trajectory_is_that_of_diffusers(made, record_property):
     the other sign; a time that is not a thousandfold; the shift taken once, or the steps even.
     """
     pipeline, folder = made
-    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     latents = pipeline(
         PROMPTS,
         negative_prompt=[NEGATIVE] * 2,
         num_inference_steps=STEPS,
         guidance_scale=3.0,
-        latents=to_torch(noise),
+        latents=to_torch(NOISE),
         height=16,
         width=16,
         max_sequence_length=MORE,
@@ -69,30 +72,11 @@ def test_a_trajectory_is_that_of_diffusers(made, record_property):
 
     found = entry(str(folder))
     model = found.load(guidance=3.0, negative_prompt=NEGATIVE, max_sequence_length=MORE)
-    settings = {**found.defaults["schedule"], "num_steps": STEPS}
-    assert settings.pop("name") == "shifted"
-    schedule = shifted(model.denoiser.process, **settings)
-    np.testing.assert_allclose(schedule.sigma, pipeline.scheduler.sigmas, rtol=1e-5)
-    solver = first_order(schedule, eta=0.0)
-
-    @jax.jit
-    def run(denoiser, x, cond):
-        def step(i, x):
-            index = jnp.full(2, i, jnp.int32)
-            return solver.step(lambda x, t: denoiser(x, t, cond), x, index, 0.0 * x, ()).x
-
-        return jax.lax.fori_loop(0, STEPS, step, x)
-
+    steps = steps_of(model, found.defaults["schedule"], STEPS)
+    np.testing.assert_allclose(steps.sigma, pipeline.scheduler.sigmas, rtol=1e-5)
     cond = model.prompts(PROMPTS).cond
     assert (cond.tokens.shape, cond.pooled.shape) == ((2, LENGTH + MORE, 40), (2, 30))
-    x = run(model.denoiser, jnp.asarray(noise), cond)
-    pictures = jax.jit(lambda decoder, x: decoder(x))(model.decoder, x)
-    wanted = (images / 2 + 0.5).clamp(0, 1)
-    assert 0.1 < float((images.abs() < 1).float().mean()) < 1.0  # there is something to compare
-    record_property("latents", relative(x, latents))
-    record_property("images", relative(pictures, wanted))
-    assert relative(x, latents) < 1e-4
-    assert relative(pictures, wanted) < 1e-4
+    check_sampled(model, sampled(model, steps), latents, images, record_property)
 
 
 def test_settings(made):
@@ -150,33 +134,10 @@ def test_unsupported_steps_are_named(change, message):
 # -------------------------------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
-    return tmp_path
-
-
-def search(folder, *more):
-    fixed = ["--schedule.num_steps", "3", "--report", "--quiet"]
-    fixed += ["--model.max_sequence_length", "12"]
-    return cli.main(["search", "--model", str(folder), *fixed, *more])
-
-
 def test_a_folder_is_searched(made, work, capsys):
     """With a diffusion coefficient of one's choice."""
-    texts = ["the cat, twice", "the cat, twice"]
     more = ["--searcher", "best_of_n", "--searcher.candidates", "2", "--solver", "flow_sde"]
-    more += ["--prompts", *texts, "--output", "run"]
-    assert search(made[1], *more) == 0
-    lines = (work / "run" / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt"] for line in lines] == texts
-    assert cli.main(["replay", "run"]) == 0
-    assert "2 of 2 images identical" in capsys.readouterr().out
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    check_searched(made[1], ["the cat, twice", "the cat, twice"], capsys, *more)
 
 
 DAMAGES = {
@@ -211,9 +172,4 @@ DAMAGES = {
 def test_damaged_folders_are_refused_in_one_line(one, work, capsys, damage):
     change, message = DAMAGES[damage]
     change(one)
-    assert search(one) == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint
-    assert complaint.startswith("jaxsearch: ")
-    assert complaint.count("\n") == 1
-    assert not (work / "runs").exists()
+    check_refused(one, capsys, message)

@@ -7,7 +7,6 @@ The pipelines are tiny and random, of the forms of the base and of Turbo
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 
 import jax
@@ -22,6 +21,7 @@ from jaxsearch.zoo import entry
 from tests.models.pipelines import LENGTH, stable_diffusion_xl, unet_xl
 from tests.models.published import relative, to_torch
 from tests.runs.small import KINDS
+from tests.zoo.pipelines import check_refused, check_searched, edit
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -224,13 +224,6 @@ def test_settings_out_of_range(folders, settings, message):
 # -------------------------------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda folder: None)
-    return tmp_path
-
-
 def search(folder, *more):
     fixed = ["--schedule.num_steps", "3", "--report", "--quiet"]
     return cli.main(["search", "--model", str(folder), *fixed, *more])
@@ -239,17 +232,9 @@ def search(folder, *more):
 @pytest.mark.parametrize("searcher", KINDS, ids=lambda words: words[0])
 def test_its_folder_is_searched(folders, work, capsys, searcher):
     texts = ["the cat, twice", "and", "the cat, twice"]
-    more = ["--searcher", *searcher, "--prompts", *texts, "--output", "run"]
+    more = ["--searcher", *searcher]
     more += ["--model.original_size", "[32, 24]", "--model.guidance", "2"]
-    assert search(folders("base")[1], *more) == 0
-    lines = (work / "run" / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt"] for line in lines] == texts
-    assert cli.main(["replay", "run"]) == 0
-    assert "3 of 3 images identical" in capsys.readouterr().out
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    check_searched(folders("base")[1], texts, capsys, *more, search=search)
 
 
 def settings_of_tokens(folder):
@@ -306,9 +291,4 @@ DAMAGES = {
 def test_damaged_folders_are_refused_in_one_line(one, work, capsys, damage):
     change, message = DAMAGES[damage]
     change(one)
-    assert search(one) == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint
-    assert complaint.startswith("jaxsearch: ")
-    assert complaint.count("\n") == 1
-    assert not (work / "runs").exists()
+    check_refused(one, capsys, message, search=search)
