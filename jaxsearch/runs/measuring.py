@@ -304,8 +304,8 @@ def _precision(it: _Compared) -> _Figures:
     made, real = it.seen.features, it.real.features
     if made is None or real is None:
         return {"precision": None, "recall": None}
-    how = {"neighbours": it.request.neighbours, "mesh": it.mesh}
-    return precision_recall(real, made, **how)._asdict()
+    found = precision_recall(real, made, neighbours=it.request.neighbours, mesh=it.mesh)
+    return found._asdict()
 
 
 def _diversity(it: _Compared) -> _Figures:
