@@ -252,7 +252,8 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full["model"] = {**full["model"], "name": located(model)}
     for key in ("guide", "report"):
         if twice := [name for name in full[key] if full[key].count(name) > 1]:
-            raise UserError(f"{key} names {twice[0]} twice: name each verifier once")
+            named = f", or one of them {twice[0]}@other" if is_grader(twice[0]) else ""
+            raise UserError(f"{key} names {twice[0]} twice: name each verifier once{named}")
     full["report"] = [name for name in full["report"] if name not in full["guide"]]
     if not full["guide"]:
         raise UserError("no guide: name at least one verifier to search for")

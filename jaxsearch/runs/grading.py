@@ -138,6 +138,9 @@ class Grading:
         self._reports = [i for i in self._columns if i >= built.num_guides]
         self.progress: Callable[[], None] = lambda: None
         """Called after each answer."""
+        self.is_alive: Callable[[str, tuple[int, ...]], bool] = lambda name, shape: False
+        """Whether a grader that has answered nothing yet, of images [h,w,c], would answer others:
+        then it is about these that it says nothing."""
 
         def panel(names: Sequence[str]) -> Panel | None:
             how: dict[str, Any] = {
@@ -183,12 +186,12 @@ class Grading:
             with explained(str(self._files.path)):  # a full disk, perhaps
                 said = ask(images, ids)
             assert isinstance(said, Graded)
-            self._check_answered()
+            self._check_answered(images.shape[1:])
             return Graded(said.scores[:, order], said.asked[:, order])
 
         return score
 
-    def _check_answered(self) -> None:
+    def _check_answered(self, shape: tuple[int, ...]) -> None:
         """Stops where a grader has answered nothing yet, before more is spent in vain.
 
         Raises:
@@ -201,6 +204,9 @@ class Grading:
             if len(failed) < len(lines):
                 self._silent.discard(name)
             elif name in self._silent and len(failed) >= _IN_VAIN:
+                if self.is_alive(name, shape):
+                    self._silent.discard(name)
+                    continue
                 raise SilentError(
                     name,
                     f"{name} has answered none of {len(failed)} questions "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -35,7 +36,8 @@ class Judges:
     A unit is done when all that it asks has been asked. Where a cap is reached, or nobody answers,
     it is given up, and so are all others that ask the same grader: the same command goes on with
     them, and nothing is asked twice. A question that fails while others are answered is a recorded
-    failure, as in a run.
+    failure, as in a run. Where all of a unit's do, one more is asked, about a white picture: what a
+    server will not look at must not stop the sweep for good.
 
     Args:
         folder: of the sweep; nothing is written there before `open`.
@@ -85,9 +87,10 @@ class Judges:
                 raise UserError(self._over[key])
         log = self._folder.grade_log(unit.id)
         log.parent.mkdir(parents=True, exist_ok=True)
-        return Grading(
+        graders = {name: self._made[key] for name, key in parts.items()}
+        grading = Grading(
             built,
-            {name: self._made[key] for name, key in parts.items()},
+            graders,
             Files(self._folder.path, self._folder.grades, log, _AGAIN),
             config.prompts[unit.begin : unit.end],
             np.asarray(prompts.ids)[: unit.prompts],
@@ -95,6 +98,10 @@ class Judges:
             concurrency=self._concurrency,
             halt=True,
         )
+        texts = set(config.prompts[unit.begin : unit.end])
+        other = next((text for text in config.prompts if text not in texts), "a white picture")
+        grading.is_alive = lambda name, shape: _answers(graders[name], other, shape)
+        return grading
 
     def score(
         self, grading: Grading, config: Config, built: Built, prompts: Prompts
@@ -139,6 +146,14 @@ class Judges:
                     f"failed; all are in {self._folder.path / 'logs'}",
                     highlight=False,
                 )
+
+
+def _answers(grader: Grader, prompt: str, shape: tuple[int, ...]) -> bool:
+    """Whether a grader says anything of a white picture."""
+    try:
+        return math.isfinite(grader.grade(np.full(shape, 255, np.uint8), prompt).score)
+    except Exception:  # of a function that anybody may have written
+        return False
 
 
 _AGAIN = "the same command goes on"

@@ -225,19 +225,24 @@ def test_what_a_killed_process_had_under_way_is_charged(tmp_path):
     with served(lambda number, asked: choice("7")) as service:
         client = asking(service, max_cost=3.5, price=(1000.0, 0.0))
         client.share_account(path, "critic")
-        for name in ("critic", "other"):
-            account = Shared(path, name)
+        own, other = Shared(path, "critic"), Shared(path, "other")
+
+        def running():
+            with own.held():
+                return own.standing().running
+
+        for account in (own, other):
             with account.held():
                 account.begin()
         assert client.requests == 1
         abandon(path)
+        assert running() == 0  # or the next would wait for it
         assert client.ask("?", IMAGE, read).cost == 1.0
-        with account.held():
-            assert account.standing() == (1, 0.0, 0, 0.0, False)
-        account = Shared(path, "critic")
-        with account.held():
-            account.begin()
-            assert account.standing().running == 1
+        with other.held():
+            assert other.standing() == (1, 0.0, 0, 0.0, False)
+        with own.held():
+            own.begin()
+        assert running() == 1
         abandon(path)
         assert (client.requests, client.cost) == (3, 2.0)
 

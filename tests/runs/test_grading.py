@@ -370,6 +370,10 @@ MISTAKES = {
     "concurrency": ([*WHO, "--grader-concurrency", "0"], "grader_concurrency is 0"),
     "unknown": (["--guide", "six_aspects"], "unknown verifier 'six_aspects': did you mean five"),
     "name": (["--guide", "five_aspects@"], "is no name of a grader: behind the @ comes a word"),
+    "twice": (
+        ["--guide", "five_aspects", "five_aspects"],
+        "name each verifier once, or one of them five_aspects@other",
+    ),
     "no word": (["--guide", "five_aspects@a.b"], "such as five_aspects@small"),
     "no url of one": (["--guide", "function@mine"], "by --verifiers.function@mine.path"),
     "no grader": (["--guide", "brightness", "--grader-fraction", "0.5"], "no guide is a grader"),

@@ -164,12 +164,32 @@ def test_a_service_that_answers_nothing_stops_its_units(
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert "five_aspects has answered none of 8 questions" in line
         assert "the same command goes on" in line
-        assert len(service.asked) == 2 * CANDIDATES  # of one unit, and none of the three others
+        # Of one unit and a white picture, and none of the three others.
+        assert len(service.asked) == 2 * CANDIDATES + 1
         assert len(list(Path("out/units").glob("*.parquet"))) == 2
         well = True
         assert sweep("out") == 0
         assert "8 of" in capsys.readouterr().err  # questions have failed
     assert all(row["score"] is not None for row in records("out"))
+
+
+def test_what_a_service_refuses_stops_nothing() -> None:
+    """A prompt that is alone in its unit, and searched first. Kills: one that stops the sweep, and
+    does so again whenever it goes on.
+    """
+
+    def answer(number: int, asked: Asked) -> Reply:
+        refused = '"5"' in asked.text
+        return Reply(b"this is not looked at", status=400) if refused else graded(asked)
+
+    with served(answer) as service:
+        written(service, prompts=["5", "3"], unit_prompts=1, guide=["five_aspects"],
+                grader_fraction=1.0, grid={"searcher": POINTS["searcher"][:1]})  # fmt: skip
+        assert sweep("out") == 0
+        assert len(service.asked) == 2 * CANDIDATES + 1
+    by_prompt = {row["prompt"]: row["score"] for row in records("out")}
+    assert by_prompt["5"] is None
+    assert by_prompt["3"] > 0
 
 
 def test_a_sweep_that_is_stopped_asks_nothing_twice() -> None:
