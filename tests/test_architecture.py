@@ -43,8 +43,8 @@ MAY_IMPORT = {
         *("graders", "runs"),
     ],
     "sweeps": [
-        *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel", "runs"),
-        "sweeps",
+        *("core", "solvers", "searchers", "models", "verifiers", "zoo", "parallel"),
+        *("graders", "runs", "sweeps"),
     ],
 }
 FORBIDDEN_EVERYWHERE = {"torch", "diffusers", "transformers", "tests", "experiments"}

@@ -73,7 +73,7 @@ THOROUGH = {
     r"test_diffusers::test_(ddpm|ddim)\[.*(50|25)",
     # Killed for real, many times; each kill by itself stays.
     r"test_resume::test_killed_(again_and_again|while_results)",
-    r"test_killed::test_two_processes",
+    r"test_(killed::test_two_processes|judges::test_killed_processes)",
     # Of programs compiled as users', what the gradient's chunks see in part.
     r"test_as_users_compile::.*\[test_(checkpoint|device_bits)",
 }

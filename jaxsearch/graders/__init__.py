@@ -6,7 +6,7 @@ from jaxsearch.graders.function import function
 from jaxsearch.graders.mixed import mixed
 from jaxsearch.graders.panel import Failure, Panel
 from jaxsearch.graders.question_answer import QUESTION, question_answer
-from jaxsearch.graders.types import Grade, Grader, GradingError
+from jaxsearch.graders.types import Grade, Grader, GradingError, SpentError
 
 __all__ = [
     "ASPECTS",
@@ -17,6 +17,7 @@ __all__ = [
     "Grader",
     "GradingError",
     "Panel",
+    "SpentError",
     "five_aspects",
     "function",
     "mixed",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sqlite3
-from collections.abc import Iterator
 
+from jaxsearch.graders.database import opened
 from jaxsearch.graders.types import Grade
-
-_SECONDS = 30.0
-"""How long one process waits for another that writes."""
 
 
 class Cache:
@@ -29,7 +24,7 @@ class Cache:
         self._path = None if path is None else os.fspath(path)
         self._kept: dict[str, Grade] = {}
         if self._path is not None:
-            with self._file() as file:
+            with opened(self._path) as file:
                 file.execute(
                     "create table if not exists grades "
                     "(key text primary key, score real not null, details text not null)"
@@ -42,30 +37,27 @@ class Cache:
             ValueError: if the file cannot be read any more.
         """
         if key not in self._kept and self._path is not None:
-            with self._file() as file:
+            with opened(self._path) as file:
                 found = file.execute("select score, details from grades where key = ?", (key,))
                 for score, details in found:
                     self._kept[key] = Grade(score, json.loads(details), 0)
         return self._kept.get(key)
 
-    def put(self, key: str, grade: Grade) -> None:
-        """Keeps a grade; in the file, where there is one, once this returns.
+    def put(self, key: str, grade: Grade) -> Grade:
+        """Keeps a grade, unless another process was first; in the file once this returns.
+
+        Returns:
+            The one that is kept: a question has one answer, however many have asked it at once.
 
         Raises:
             ValueError: if the file cannot be written any more.
         """
-        self._kept[key] = grade._replace(attempts=0, cost=0.0)
         if self._path is not None:
             row = key, float(grade.score), json.dumps(dict(grade.details))
-            with self._file() as file:
-                file.execute("insert or replace into grades values (?, ?, ?)", row)
-
-    @contextlib.contextmanager
-    def _file(self) -> Iterator[sqlite3.Connection]:
-        """The file, open for one transaction."""
-        assert self._path is not None
-        try:
-            with contextlib.closing(sqlite3.connect(self._path, timeout=_SECONDS)) as file, file:
-                yield file
-        except sqlite3.Error as error:
-            raise ValueError(f"cannot keep grades in {self._path}: {error}") from error
+            with opened(self._path) as file:
+                file.execute("insert or ignore into grades values (?, ?, ?)", row)
+            self._kept.pop(key, None)
+            kept = self.get(key)
+            assert kept is not None
+            return kept
+        return self._kept.setdefault(key, grade._replace(attempts=0, cost=0.0))

@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import json
 import math
+import os
 import socket
 import threading
 import time
@@ -14,7 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from jaxsearch.core.checks import check_count, check_range
-from jaxsearch.graders.types import GradingError
+from jaxsearch.graders.budget import Budget, Shared
+from jaxsearch.graders.types import GradingError, SpentError
 
 Answer = TypeVar("Answer")
 
@@ -56,7 +58,8 @@ class Client:
             answer in time, an answer that is cut off or says nothing, a busy or broken server.
         backoff: seconds before the first further attempt; twice as many before each one more. A
             server that says when to come back (`Retry-After`) is obeyed, up to a minute.
-        max_requests: the most attempts of this client's life; None: any number.
+        max_requests: the most attempts of this client's life, or of all that share its account;
+            None: any number.
         max_cost: the most that they may cost together, in the unit of `price`; None: anything. An
             attempt is made only if it stays within this at the highest cost that one has had so
             far, which is also what an attempt without an answer is taken to have cost. Until the
@@ -80,7 +83,12 @@ class Client:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        port = parts.port  # which refuses what is none
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"url has no port that could be: {error}") from error
+        if not (self.url.isascii() and self.url.isprintable() and " " not in self.url):
+            raise ValueError("url has a character that cannot be sent: escape it by %")
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
             raise ValueError(f"url is {self.url!r}: it must begin with http:// or https://")
         if parts.username is not None or parts.query or parts.fragment:  # perhaps a secret
@@ -104,17 +112,17 @@ class Client:
                 raise ValueError(
                     "max_cost needs the price of a million tokens: give price=(.., ..)"
                 )
-        self._budget = _Budget(self.max_requests, self.max_cost)
+        self._budget = Budget(self.max_requests, self.max_cost)
 
     @property
     def requests(self) -> int:
         """How many attempts there have been."""
-        return self._budget.requests
+        return self._budget.standing.requests
 
     @property
     def cost(self) -> float:
         """What they have cost, in the unit of `price`."""
-        return self._budget.spent
+        return self._budget.standing.spent
 
     def ask(
         self,
@@ -136,7 +144,8 @@ class Client:
             What was read, how many attempts that took and what they have cost.
 
         Raises:
-            GradingError: if all attempts failed, one failed for good, or the budget is spent.
+            GradingError: if all attempts failed, or one failed for good.
+            SpentError: if a cap is reached.
         """
         picture = {"type": "image_url", "image_url": {"url": image_url}}
         content = [picture, {"type": "text", "text": question}]
@@ -171,15 +180,17 @@ class Client:
         finally:
             connection.close()
 
-    def count_in(self, requests: int, cost: float, largest: float) -> None:
-        """Counts attempts of another process as this client's own.
+    def share_account(self, path: str | os.PathLike[str], name: str) -> None:
+        """Counts attempts in a file, so that caps are those of all that count there.
 
         Args:
-            requests: how many.
-            cost: of all of them.
-            largest: of one.
+            path: of an SQLite file, such as the one in which a panel keeps grades.
+            name: under which they are counted together, such as the grader's.
+
+        Raises:
+            ValueError: if the file cannot be opened.
         """
-        self._budget.count_in(requests, cost, largest)
+        self._budget.share(Shared(path, name))
 
     def _attempt(
         self,
@@ -188,8 +199,11 @@ class Client:
         attempt: int,
         bill: list[float],
     ) -> Answer:
-        if refused := self._budget.reserve():
-            raise GradingError(refused, attempt - 1)
+        try:
+            number = self._budget.reserve()
+        except SpentError as error:
+            error.attempts = attempt - 1
+            raise
         cost, answered = None, False
         try:
             response = self._response(body, attempt)
@@ -203,7 +217,7 @@ class Client:
         except UnusableError as error:
             raise _LaterError(str(error)) from error
         finally:
-            bill.append(self._budget.settle(cost, answered))
+            bill.append(self._budget.settle(number, cost, answered))
 
     def _cost_of(self, response: Mapping[str, Any]) -> float | None:
         """What a response has cost; None where it does not say."""
@@ -279,60 +293,6 @@ class Client:
             if watch is not None:
                 watch.cancel()
             connection.close()
-
-
-class _Budget:
-    """What attempts may cost together."""
-
-    def __init__(self, max_requests: int | None, max_cost: float | None) -> None:
-        self._max_requests, self._max_cost = max_requests, max_cost
-        self._changed = threading.Condition()
-        self._running, self._largest, self._blind = 0, 0.0, False
-        self.requests, self.spent = 0, 0.0
-
-    def reserve(self) -> str:
-        """Makes room for an attempt, or says why there is none."""
-        with self._changed:
-            while True:
-                if self._max_requests is not None and self.requests >= self._max_requests:
-                    return f"the cap of {self._max_requests} requests is reached"
-                if self._max_cost is None:
-                    break
-                if self._blind:
-                    return "the server does not say its tokens (usage), so no cap can be kept"
-                known = self._largest > 0
-                expected = self.spent + (self._running + 1) * self._largest
-                if known and expected <= self._max_cost:
-                    break
-                if not self._running:
-                    if known or self.spent >= self._max_cost:
-                        return f"the cap of {self._max_cost:g} on the cost is reached"
-                    break  # the first, whose cost nobody knows
-                self._changed.wait()
-            self.requests += 1
-            self._running += 1
-            return ""
-
-    def count_in(self, requests: int, cost: float, largest: float) -> None:
-        """Notes attempts that others have made."""
-        with self._changed:
-            self.requests += requests
-            self.spent += cost
-            self._largest = max(self._largest, largest)
-
-    def settle(self, cost: float | None, answered: bool) -> float:
-        """Notes what an attempt has cost; None where nobody knows, be it that it was answered.
-
-        Returns what it is taken to have cost.
-        """
-        with self._changed:
-            self._running -= 1
-            self._blind |= answered and cost is None and not self._largest
-            self._largest = max(self._largest, cost or 0.0)
-            charged = self._largest if cost is None else cost
-            self.spent += charged
-            self._changed.notify_all()
-            return charged
 
 
 def _is_mapping(value: Any) -> bool:

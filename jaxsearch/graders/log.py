@@ -32,7 +32,8 @@ class Log:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Adds a line; it is in the file once this returns."""
-        with open(self._path, "a", encoding="utf-8") as file:
+        # Half of a surrogate pair, which a shell may make of what is no UTF-8, stays escaped.
+        with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def lines(self) -> Iterator[dict[str, Any]]:

@@ -49,7 +49,8 @@ def mixed(
 
     Raises:
         ValueError: if there are not as many texts as prompts, the fraction is out of its range or
-            below 1 without a verifier, or a verifier needs what there is not.
+            below 1 without a verifier, a verifier needs what there is not, or two prompts have one
+            id.
     """
     check_range("fraction", fraction, 0.0, 1.0, open_low=True)
     if microbatch is not None:
@@ -67,6 +68,8 @@ def mixed(
                 "host: take another verifier"
             )
     rows = {int(one): row for row, one in enumerate(np.asarray(prompts.ids))}
+    if len(rows) < len(texts):
+        raise ValueError("prompts have the same id: nobody could tell their candidates apart")
     leave_by = leave_by or mean_rank()
 
     def score(images: np.ndarray, ids: np.ndarray) -> Graded:

@@ -15,7 +15,7 @@ from jaxsearch.core.pixels import to_pixels
 from jaxsearch.graders.cache import Cache
 from jaxsearch.graders.log import Log
 from jaxsearch.graders.pictures import key_of
-from jaxsearch.graders.types import Grade, Grader, GradingError
+from jaxsearch.graders.types import Grade, Grader, GradingError, SpentError
 
 
 class Failure(NamedTuple):
@@ -58,6 +58,8 @@ class Panel:
             None: none.
         concurrency: questions that are under way at once, from 1.
         progress: called after each grade and failure; None: nobody.
+        halt: whether a cap that is reached raises `SpentError`, once what was under way is answered
+            and kept, instead of being a failure.
 
     Attributes:
         failures: in the order in which they happened.
@@ -76,6 +78,7 @@ class Panel:
         log: str | os.PathLike[str] | None = None,
         concurrency: int = 8,
         progress: Callable[[], None] | None = None,
+        halt: bool = False,
     ) -> None:
         check_count("concurrency", concurrency)
         names = [one.name for one in graders]
@@ -88,7 +91,8 @@ class Panel:
         self.failures: list[Failure] = []
         self.asked = self.found = 0
         self._cache, self._log = Cache(cache), None if log is None else Log(log)
-        self._concurrency, self._progress = concurrency, progress
+        self._concurrency, self._progress, self._halt = concurrency, progress, halt
+        self._spent: SpentError | None = None
 
     def __call__(
         self,
@@ -105,7 +109,18 @@ class Panel:
             prompts: [n] what each was asked for.
             wanted: [n, G] bool, which grader is asked about which image; None: all about all.
             ids: [n] of the prompts, for the log; None: it says their texts alone.
+
+        Raises:
+            SpentError: if a cap is reached and the panel is to `halt` then.
+            ValueError: if images are no floats or no images, or there are not as many prompts.
         """
+        if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype.kind != "f":
+            raise ValueError(
+                f"images have the shape {images.shape} and the type {images.dtype}: pass [n,h,w,c] "
+                "of floats in [0, 1], c = 1 or 3"
+            )
+        if len(prompts) != len(images):
+            raise ValueError(f"there are {len(prompts)} prompts for {len(images)} images")
         about = [
             _About(text, None if ids is None else int(ids[i])) for i, text in enumerate(prompts)
         ]
@@ -158,17 +173,23 @@ class Panel:
                 answers.append((one, self._taken(one, done.result(), about)))
         finally:
             pool.shutdown(cancel_futures=True)  # of what nobody waits for after an interruption
+        if self._spent is not None:
+            raise self._spent
         return answers
 
     def _taken(
         self, question: _Question, grade: Grade | GradingError, about: Sequence[_About]
     ) -> float:
         """The score of what a grader said, kept and noted."""
+        if isinstance(grade, SpentError) and self._halt:
+            self._spent, grade.grader = grade, self.graders[question.grader].name
+            if not grade.attempts:  # nobody was asked
+                return math.nan
+        if isinstance(grade, Grade):
+            kept = self._cache.put(question.key, grade)
+            grade = grade._replace(score=kept.score, details=kept.details)
         self._note(self.graders[question.grader], about[question.image], question.key, grade)
-        if isinstance(grade, GradingError):
-            return math.nan
-        self._cache.put(question.key, grade)
-        return grade.score
+        return grade.score if isinstance(grade, Grade) else math.nan
 
     def _note(self, grader: Grader, about: _About, key: str, grade: Grade | GradingError) -> None:
         line: dict[str, Any] = {"grader": grader.name, "prompt": about.prompt, "key": key}

@@ -25,6 +25,18 @@ class GradingError(Exception):
         self.attempts, self.cost = attempts, cost
 
 
+class SpentError(GradingError):
+    """A cap is reached: nobody was asked, and nobody will be.
+
+    Attributes:
+        grader: whose cap it is, where it has come from a panel.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, 0)
+        self.grader = ""
+
+
 class Grade(NamedTuple):
     """What a grader says of an image."""
 

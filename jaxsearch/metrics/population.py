@@ -6,7 +6,7 @@ Letters: `n` images, `b` of one batch, `d` features, `c` classes, `s` spatial fe
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -104,6 +104,7 @@ def _filled(images: Iterable[np.ndarray], rows: int) -> Iterator[tuple[np.ndarra
             raise ValueError(
                 f"images of the sizes {size} and {some.shape[1:]} [h,w,c]: make them of one size"
             )
+        _check_levels(some, waiting)
         waiting.append(some)
         there = sum(len(one) for one in waiting)
         if there >= rows:
@@ -114,6 +115,23 @@ def _filled(images: Iterable[np.ndarray], rows: int) -> Iterator[tuple[np.ndarra
     rest = np.concatenate(waiting) if waiting else np.zeros((0, 1, 1, 1), np.uint8)
     if len(rest):
         yield rest[np.minimum(np.arange(rows), len(rest) - 1)], np.arange(rows) < len(rest)
+
+
+def _check_levels(some: np.ndarray, before: Sequence[np.ndarray]) -> None:
+    """Refuses images of which nobody knows what is white."""
+    if some.dtype != np.uint8 and some.dtype.kind != "f":
+        raise ValueError(f"images are of {some.dtype}: pass uint8, or floats in [0, 1]")
+    if before and before[0].dtype != some.dtype:
+        raise ValueError(f"images are of {before[0].dtype} and of {some.dtype}: pass one of them")
+    if some.dtype.kind == "f" and some.size and np.max(np.abs(some)) > _WHITE:
+        raise ValueError(
+            f"floats of images go to {np.max(np.abs(some)):g}: pass those in [0, 1], or levels as "
+            "uint8"
+        )
+
+
+_WHITE = 1.5
+"""What no image in [0, 1] exceeds, be it rounded as it may."""
 
 
 def _as_floats(images: Array) -> Array:

@@ -171,7 +171,8 @@ _STEM: tuple[tuple[str, int, int, int, int, bool], ...] = (
 )
 _FEATURES = 2048
 _SPATIAL, _SPATIAL_CHANNELS = "Mixed_6d", 7
-"""ADM's evaluator reads 7 channels of TensorFlow's `mixed_6/conv`, the first branch of this block.
+"""ADM's evaluator reads the first 7 channels of TensorFlow's `mixed_6/conv`, the first branch of
+this block (so converts torch-fidelity's `convert_inception_weights.py` the graph).
 """
 
 

@@ -38,7 +38,7 @@ from jaxsearch.parallel import num_model_devices, num_particle_devices
 from jaxsearch.runs import components, graders
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
-from jaxsearch.runs.graders import GRADERS
+from jaxsearch.runs.graders import is_grader
 from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.zoo import Model, entry
 from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Early, Prompted, files_of
@@ -104,7 +104,7 @@ def files(config: Config) -> dict[str, Path]:
                 given = part.settings.get(key)
                 read = files_of(key, given) if given else {}
                 found |= {f"{part.name}/{key}/{name}": path for name, path in read.items()}
-        elif part.name in GRADERS:
+        elif is_grader(part.name):
             with explained(part.name):
                 found |= graders.files_of(part.name, part.settings)
     return found
@@ -139,7 +139,7 @@ def build(config: Config, most_prompts: int | None = None, load: Load = componen
     solver: Solver = part_of("solver", config.solver, schedule)
     given = {
         part.name: graders.placeholder(part.name)  # it is asked on the host, where it is
-        if part.name in GRADERS
+        if is_grader(part.name)
         else part_of("verifier", part)
         for part in config.guide + config.report
     }
@@ -251,8 +251,8 @@ def _check_gradient(key: Array, searcher: Searcher, problem: Problem, prompts: P
 def _check_graders(config: Config, verifiers: Mapping[str, Verifier]) -> None:
     """Refuses mixes in which graders cannot be asked as is wanted."""
     names = [part.name for part in config.guide]
-    asked = [name for name in names if name in GRADERS]
-    local = [name for name in names if name not in GRADERS]
+    asked = [name for name in names if is_grader(name)]
+    local = [name for name in names if not is_grader(name)]
     if config.grader_fraction < 1 and not (asked and local):
         missing = "no guide is a grader" if not asked else "no other guide says which are the best"
         raise UserError(

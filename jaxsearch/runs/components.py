@@ -19,6 +19,7 @@ import docstring_parser
 from jaxsearch.core.aggregate import AGGREGATES
 from jaxsearch.core.process import SCHEDULES
 from jaxsearch.core.value import VALUES
+from jaxsearch.runs import graders
 from jaxsearch.runs.errors import explained, unknown
 from jaxsearch.runs.graders import GRADERS
 from jaxsearch.searchers import SEARCHERS
@@ -111,6 +112,9 @@ def factory_of(kind: str, name: str, model: str) -> Factory:
     """
     if kind == "model":
         return model_entry(name).load
+    if kind == "verifier" and graders.is_grader(name):
+        with explained(name):
+            return graders.factory_of(name)
     factories = registry(kind, model)
     if name not in factories:
         raise unknown(f"unknown {kind}", name, factories)

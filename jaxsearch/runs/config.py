@@ -13,7 +13,7 @@ import yaml
 from jaxsearch.runs.components import model_entry
 from jaxsearch.runs.errors import UserError, unknown
 from jaxsearch.runs.files import read_text
-from jaxsearch.runs.graders import GRADERS
+from jaxsearch.runs.graders import is_grader
 from jaxsearch.runs.prompt_files import Prompt, check_metadata, read_prompts
 from jaxsearch.zoo import located
 
@@ -73,7 +73,7 @@ class Config:
     @property
     def graders(self) -> tuple[str, ...]:
         """The names of verifiers that are asked on the host, guides first."""
-        return tuple(part.name for part in self.guide + self.report if part.name in GRADERS)
+        return tuple(part.name for part in self.guide + self.report if is_grader(part.name))
 
     def to_dict(self) -> dict[str, Any]:
         """The form it has in a config file; `jaxsearch search --config` takes it."""
@@ -252,7 +252,8 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     full["model"] = {**full["model"], "name": located(model)}
     for key in ("guide", "report"):
         if twice := [name for name in full[key] if full[key].count(name) > 1]:
-            raise UserError(f"{key} names {twice[0]} twice: name each verifier once")
+            named = f", or one of them {twice[0]}@other" if is_grader(twice[0]) else ""
+            raise UserError(f"{key} names {twice[0]} twice: name each verifier once{named}")
     full["report"] = [name for name in full["report"] if name not in full["guide"]]
     if not full["guide"]:
         raise UserError("no guide: name at least one verifier to search for")

@@ -154,6 +154,10 @@ class StoppedError(Exception):
         self.number = number
 
 
+class GivenUpError(Exception):
+    """A search cannot go on; others can."""
+
+
 class _Sent(NamedTuple):
     """Rounds on their way to the device."""
 
@@ -163,15 +167,26 @@ class _Sent(NamedTuple):
     compiled: float  # seconds of compiling before
 
 
-def _send(jobs: Iterable[Job], mesh: Mesh | None, clock: CompileClock) -> Iterator[_Sent]:
+GiveUp = Callable[[Job, str], None]
+"""Is told of a job that is given up, and why."""
+
+
+def _send(
+    jobs: Iterable[Job], mesh: Mesh | None, clock: CompileClock, give_up: GiveUp | None
+) -> Iterator[_Sent]:
     for job in jobs:
         if job.finished:  # it was saved after its last round
             yield _Sent(job, job.reached, time.monotonic(), clock.seconds)
         chunks = job.chunks(mesh)
         at, compiled = time.monotonic(), clock.seconds
-        for state in chunks:
-            yield _Sent(job, state, at, compiled)
-            at, compiled = time.monotonic(), clock.seconds
+        try:
+            for state in chunks:
+                yield _Sent(job, state, at, compiled)
+                at, compiled = time.monotonic(), clock.seconds
+        except GivenUpError as error:
+            if give_up is None:
+                raise
+            give_up(job, str(error))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -186,7 +201,7 @@ def drive(
     clock: CompileClock,
     interruption: Interruption,
     console: Console,
-    give_up: Callable[[Job, str], None] | None = None,
+    give_up: GiveUp | None = None,
 ) -> Iterator[tuple[Job, float]]:
     """Carries out searches in turn, and gives each back with every chunk of rounds that is done.
 
@@ -196,7 +211,7 @@ def drive(
 
     Where a device runs out of memory, half as many particles are run at once from the last state
     on, and the console is told. A job of which not even one particle fits is given up, if there is
-    someone to tell; without, that is an error.
+    someone to tell, and so is one whose score raises `GivenUpError`; without, that is an error.
 
     Raises:
         StoppedError: on Ctrl-C or SIGTERM, once what was sent is done and the search that it
@@ -249,13 +264,13 @@ def drive(
         return itertools.chain(jobs.values(), source)
 
     source = iter(jobs)
-    sending = _send(noted(source), mesh, clock)
+    sending = _send(noted(source), mesh, clock, give_up)
     try:
         while True:
             try:
                 sent = None if interruption.wanted else next(sending, None)
             except RuntimeError as error:
-                sending = _send(noted(again(error, last)), mesh, clock)
+                sending = _send(noted(again(error, last)), mesh, clock, give_up)
                 continue
             if sent is not None:
                 queue.append(sent)
@@ -264,7 +279,7 @@ def drive(
                 while len(queue) > ahead:
                     yield receive()
             except RuntimeError as error:
-                sending = _send(noted(again(error, queue[0].job)), mesh, clock)
+                sending = _send(noted(again(error, queue[0].job)), mesh, clock, give_up)
                 continue
             if sent is None:
                 break

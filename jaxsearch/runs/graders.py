@@ -1,13 +1,15 @@
 """Graders as the command offers them: the settings of their clients are theirs.
 
 They are named where verifiers are. One joins by its factory in `jaxsearch.graders` and its line in
-`GRADERS`.
+`_MAKERS`. A run may have one several times, with settings of their own, under names such as
+`five_aspects@small`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -115,15 +117,20 @@ def _told(grader: Grader, *, told: str = "{}") -> Grader:
     return dataclasses.replace(grader, identity=f"{grader.identity} {told}", grade=grade)
 
 
-def _behind_http(ask: Factory) -> Factory:
-    """The factory of a grader that makes its client too, with the settings of both."""
+def _behind_http(ask: Factory, name: str) -> Factory:
+    """The factory of a grader that makes its client too, with the settings of both.
+
+    Args:
+        ask: makes it with a client.
+        name: that it has in a run.
+    """
     parts = [_own_settings(part) for part in (_client, ask, _told)]
 
     def make(**settings: Any) -> Grader:
         client, own, told = (
             {key: settings[key] for key in part if key in settings} for part in parts
         )
-        return _told(ask(_client(ask.__name__, **client), **own), **told)
+        return _told(ask(_client(name, **client), name=name, **own), **told)
 
     return _described(make, ask, [_client, ask, _told])
 
@@ -154,10 +161,11 @@ def _described(make: Factory, ask: Factory, parts: list[Callable[..., Any]]) -> 
     return make
 
 
-def _function(*, path: str = "", parallel: bool = False, told: str = "{}") -> Grader:
+def _function(name: str, *, path: str = "", parallel: bool = False, told: str = "{}") -> Grader:
     """Asks a function of Python, which is given a picture (uint8 [h,w,c]) and its prompt.
 
     Args:
+        name: that it has in a run.
         path: the module and the function in it, such as my_module:score; the module is looked for
             in the folder of the command, too. Grades are kept under this and the module's text.
         parallel: whether it may be called from several threads at once.
@@ -166,23 +174,23 @@ def _function(*, path: str = "", parallel: bool = False, told: str = "{}") -> Gr
     Raises:
         ValueError: if there is no such function.
     """
-    file, name = _module_file(path), path.partition(":")[2]
+    file, own = _module_file(path, name), path.partition(":")[2]
     try:
         module = importlib.import_module(path.partition(":")[0])
     except Exception as error:  # of a module that anybody may have written
         raise ValueError(
             f"cannot import the module of {path}: {type(error).__name__}: {error}"
         ) from error
-    found = getattr(module, name, None)
+    found = getattr(module, own, None)
     if not callable(found):
-        raise ValueError(f"{path}: {module.__name__} has no function {name!r}")
+        raise ValueError(f"{path}: {module.__name__} has no function {own!r}")
     identity = f"{path} {digest(file)}"
-    made = graders.function("function", found, identity=identity, parallel=parallel)
+    made = graders.function(name, found, identity=identity, parallel=parallel)
     return _told(made, told=told)
 
 
-def _module_file(path: str) -> Path:
-    """The file of the module that `module:function` names.
+def _module_file(path: str, name: str) -> Path:
+    """The file of the module that `module:function` names, for the grader of a name.
 
     Raises:
         ValueError: if there is none.
@@ -190,31 +198,82 @@ def _module_file(path: str) -> Path:
     if not re.fullmatch(r"[\w.]+:\w+", path):
         raise ValueError(
             f"path is {path!r}: give the module and the function in it by "
-            "--verifiers.function.path, such as my_module:score"
+            f"--verifiers.{name}.path, such as my_module:score"
         )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    name = path.partition(":")[0]
+    module = path.partition(":")[0]
     try:
-        found = importlib.util.find_spec(name)
+        found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         found = None
     if found is None or not found.origin or not os.path.isfile(found.origin):
-        raise ValueError(f"path is {path!r}: there is no module {name} here, in {os.getcwd()}")
+        raise ValueError(f"path is {path!r}: there is no module {module} here, in {os.getcwd()}")
     return Path(found.origin)
 
 
+def _of_function(name: str) -> Factory:
+    def make(**settings: Any) -> Grader:
+        return _function(name, **settings)
+
+    return _described(make, _function, [_function])
+
+
+def deciding(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a verifier that decide what is found: not what a client may pay or wait."""
+    if not is_grader(name):
+        return dict(settings)
+    how = _own_settings(_client).keys() - {"url", "model"}
+    return {key: value for key, value in settings.items() if key not in how}
+
+
 _HTTP = "a model behind HTTP"
-GRADERS: dict[str, Factory] = {
-    "five_aspects": facts(Facts((0, 100), "no", ("prompt",), _HTTP))(
-        _behind_http(graders.five_aspects)
+_MAKERS: dict[str, tuple[Facts, Callable[[str], Factory]]] = {
+    "five_aspects": (
+        Facts((0, 100), "no", ("prompt",), _HTTP),
+        functools.partial(_behind_http, graders.five_aspects),
     ),
-    "function": facts(Facts((-math.inf, math.inf), "no", ("prompt",)))(_function),
-    "question_answer": facts(Facts((0, 1), "no", ("prompt",), _HTTP))(
-        _behind_http(graders.question_answer)
+    "function": (Facts((-math.inf, math.inf), "no", ("prompt",)), _of_function),
+    "question_answer": (
+        Facts((0, 1), "no", ("prompt",), _HTTP),
+        functools.partial(_behind_http, graders.question_answer),
     ),
 }
-"""By the names that they have among verifiers."""
+"""By their kind: their facts, and what makes the factory of one of a name."""
+
+
+def kind_of(name: str) -> str | None:
+    """The kind of a grader that is called so, such as `five_aspects`; None of what is no grader."""
+    kind = name.partition("@")[0]
+    return kind if kind in _MAKERS else None
+
+
+def is_grader(name: str) -> bool:
+    """Whether a verifier of the command is one."""
+    return kind_of(name) is not None
+
+
+@functools.cache
+def factory_of(name: str) -> Factory:
+    """The factory of the grader that has a name: its kind, or that with `@` and a word behind it.
+
+    Raises:
+        ValueError: if there is no such kind, or the word has characters that cannot be in it.
+    """
+    kind = kind_of(name)
+    if kind is None:
+        raise ValueError(f"{name} is no grader: there are {', '.join(_MAKERS)}")
+    if not re.fullmatch(r"[\w-]+", name.removeprefix(f"{kind}@"), re.ASCII):
+        raise ValueError(
+            f"{name!r} is no name of a grader: behind the @ comes a word of letters, digits, _ and "
+            f"-, such as {kind}@small"
+        )
+    stated, make = _MAKERS[kind]
+    return facts(stated)(make(name))
+
+
+GRADERS: dict[str, Factory] = {kind: factory_of(kind) for kind in _MAKERS}
+"""By their kind, which is the name of one that is alone in a run."""
 
 
 def files_of(name: str, settings: Mapping[str, Any]) -> dict[str, Path]:
@@ -222,10 +281,11 @@ def files_of(name: str, settings: Mapping[str, Any]) -> dict[str, Path]:
 
     What is not there is left out: to make pictures again, nobody is asked.
     """
-    if name != "function":
+    if kind_of(name) != "function":
         return {}
     with contextlib.suppress(ValueError):
-        return {"function/" + settings["path"].partition(":")[0]: _module_file(settings["path"])}
+        path = settings["path"]
+        return {"function/" + path.partition(":")[0]: _module_file(path, name)}
     return {}
 
 

@@ -163,6 +163,8 @@ def measure(request: MetricsRequest, console: Console) -> dict[str, Any]:
     begin = time.monotonic()
     if not request.images.exists():
         raise UserError(f"there are no images {request.images}")
+    if request.output.is_dir():
+        raise UserError(f"{request.output} is a folder: give --output a file")
     name, extractor = _extractor(request)
     with explained("devices"):
         mesh = particle_mesh(request.devices)
@@ -177,7 +179,7 @@ def measure(request: MetricsRequest, console: Console) -> dict[str, Any]:
     columns, weights = {}, request.settings.get("weights")
     for source in (*given, *beside):
         seen = looked_at(source)
-        columns[source.name] = _figures(_Compared(request, source, seen, real))
+        columns[source.name] = _figures(_Compared(request, source, seen, real, mesh))
     found = {
         "images": str(request.images),
         "reference": {"name": request.reference, "number": _number_of(real)},
@@ -253,6 +255,7 @@ class _Compared(NamedTuple):
     source: Source
     seen: Population
     real: Population
+    mesh: jax.sharding.Mesh | None
 
 
 _Figures = dict[str, float | None]
@@ -301,7 +304,8 @@ def _precision(it: _Compared) -> _Figures:
     made, real = it.seen.features, it.real.features
     if made is None or real is None:
         return {"precision": None, "recall": None}
-    return precision_recall(real, made, neighbours=it.request.neighbours)._asdict()
+    found = precision_recall(real, made, neighbours=it.request.neighbours, mesh=it.mesh)
+    return found._asdict()
 
 
 def _diversity(it: _Compared) -> _Figures:

@@ -15,7 +15,7 @@ from jaxsearch.runs.build import Built, Made, make_again
 from jaxsearch.runs.config import Config
 from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import RunFolder
-from jaxsearch.runs.graders import GRADERS
+from jaxsearch.runs.graders import is_grader
 from jaxsearch.runs.grading import Grading
 from jaxsearch.runs.images import contact_sheet, image_name, write_png
 from jaxsearch.runs.plots import curves_dict, curves_of, plot_curves
@@ -43,7 +43,7 @@ def compare(built: Built, plain: Made, found: Made, seen: np.ndarray) -> Outcome
     }
     guides = [made.scores[:, : built.num_guides] for made in (plain, found)]
     told = list(built.verifiers)[: built.num_guides]
-    again = [column for column, name in enumerate(told) if name not in GRADERS]
+    again = [column for column, name in enumerate(told) if not is_grader(name)]
     plain_total, found_total = _totals(built, guides)
     return Outcome(
         plain=to_pixels(plain.images),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -23,7 +24,13 @@ from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import owned, read_json, remove_partial, write_atomic, write_json
 from jaxsearch.runs.folder import RunFolder, check_versions, claim, existing, versions
-from jaxsearch.runs.grading import Grading, check_reachable, graders_of
+from jaxsearch.runs.grading import (
+    Grading,
+    check_reachable,
+    files_of_run,
+    graders_of,
+    share_account,
+)
 from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock, Reporter, round_weights
 from jaxsearch.runs.publish import write_results
@@ -110,7 +117,12 @@ def _carry_out(
     begun = time.monotonic()
     grading = None
     if graders:
-        grading = Grading(config, built, graders, folder, execution.grader_concurrency)
+        kept = files_of_run(folder)
+        share_account(graders, kept.grades)
+        grading = Grading(
+            built, graders, kept, config.prompts, np.asarray(built.prompts.ids),
+            fraction=config.grader_fraction, concurrency=execution.grader_concurrency,
+        )  # fmt: skip
     with Interruption(console) as interruption, CompileClock() as clock:
         job = _search(config, built, grading, folder, execution, console, clock, interruption, mesh)
         config = _as_it_ran(config, job)

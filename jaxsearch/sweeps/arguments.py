@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.runs.arguments import NameParser
-from jaxsearch.runs.errors import UserError
+from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.settings import EXECUTION
 
 _SWEEP = """Search a grid: all combinations of what a file lists.
@@ -41,6 +42,7 @@ class SweepRequest(NamedTuple):
     devices: int | None
     model_devices: int
     checkpoint_seconds: float
+    grader_concurrency: int
     compilation_cache: str | None
     quiet: bool
     dry_run: bool
@@ -73,6 +75,10 @@ def parse_sweep(argv: Sequence[str]) -> SweepRequest:
         "--checkpoint-seconds", type=float, default=30.0,
         help="how often a long unit is saved, at most (default: 30)",
     )  # fmt: skip
+    parser.add_argument(
+        "--grader-concurrency", type=int, default=8,
+        help=f"{EXECUTION['grader_concurrency'].help}, by each process (default: 8)",
+    )  # fmt: skip
     parser.add_argument("--compilation-cache", help=EXECUTION["compilation_cache"].help)
     parser.add_argument("--quiet", action="store_true", help="show no progress and no table")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be searched")
@@ -80,6 +86,8 @@ def parse_sweep(argv: Sequence[str]) -> SweepRequest:
     output = found.output or Path("runs") / found.config.stem
     if not found.checkpoint_seconds >= 0:
         raise UserError(f"checkpoint_seconds is {found.checkpoint_seconds}: it must be 0 or more")
+    with explained("grader_concurrency"):
+        check_count("grader_concurrency", found.grader_concurrency)
     if (found.process is None) != (found.processes is None):
         raise UserError("--process and --processes go together: give both or none")
     if found.process is not None and not 0 <= found.process < found.processes:

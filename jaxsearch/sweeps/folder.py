@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from jaxsearch.runs.errors import UserError
+from jaxsearch.graders.budget import abandon
+from jaxsearch.runs.errors import UserError, explained
 from jaxsearch.runs.files import read_json, remove_partial, write_atomic
 from jaxsearch.runs.folder import make_empty
 from jaxsearch.sweeps.grid import Point, Sweep
@@ -40,6 +41,15 @@ class SweepFolder(NamedTuple):
     def log(self, unit: str) -> Path:
         """When, where and how fast a unit was searched."""
         return self.path / "logs" / f"{unit}.json"
+
+    @property
+    def grades(self) -> Path:
+        """What graders have said, so that they are not asked again, and what that cost (SQLite)."""
+        return self.path / "grades.sqlite"
+
+    def grade_log(self, unit: str) -> Path:
+        """One line for each answer and failure of a grader in a unit, as they came."""
+        return self.path / "logs" / f"{unit}.grades.jsonl"
 
     def failure(self, unit: str) -> Path:
         """Why a unit could not be searched."""
@@ -174,17 +184,18 @@ def working(
             alone = _lock(alive)
             digest = hashlib.sha256(_text(manifest).encode()).hexdigest()
             team = f"{processes} processes, manifest {digest}"
-            if alone is None:  # nobody can tell who else is there
+            if alone is not False:  # None: nobody can tell who else is there
                 settle(folder, manifest)
-            elif alone:
-                settle(folder, manifest)
+                with explained(str(folder.grades)):
+                    abandon(folder.grades)
+            if alone:
                 remove_partial(folder.path)
                 for unit in folder.done():
                     shutil.rmtree(folder.checkpoint(unit), ignore_errors=True)
                 alive.truncate(0)
                 alive.write(team)
                 alive.flush()
-            else:
+            elif alone is False:
                 alive.seek(0)
                 if alive.read() != team:
                     raise UserError(f"{folder.path} is in use: another sweep is at work there")

@@ -121,11 +121,6 @@ class _Resolver:
         known = self._known.get(_canonical(rest))
         if known is None:
             known = resolve(rest, "sweep")
-            if known.config.graders:
-                raise UserError(
-                    f"{known.config.graders[0]} is a grader, which sweeps do not ask: leave it "
-                    "out, or search with `jaxsearch search`"
-                )
             prompts = self._prompts.setdefault(known.config.prompts, known.config.prompts)
             known = known._replace(config=dataclasses.replace(known.config, prompts=prompts))
             self._known[_canonical(rest)] = known

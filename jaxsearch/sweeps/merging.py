@@ -118,6 +118,9 @@ def _units(
     columns["rows"] = [unit.prompts for unit in units]
     for name in ("score", "network_passes", "seconds", "process", "device", "finished"):
         columns[name] = [log.get(name) for log in logs]
+    if any("graders" in log for log in logs):
+        columns["graders"] = [json.dumps(log["graders"]) if "graders" in log else None
+                              for log in logs]  # fmt: skip
     # With the size that a budget has chosen, and as many particles at once as there was room for.
     ran = [{k: log[k] for k in ("searcher", "microbatch") if k in log} for log in logs]
     configs = [manifest.points[point]["config"] for point in points]

@@ -85,8 +85,8 @@ def table_of(
         columns["curve.network_passes"] = pa.array(spent_by, pa.list_(pa.int64()))
     if "recipes" in keep:
         best_one = result.particle
-        texts = recipe_files(best_one.noise, found.ids.tolist(), _filled(prompts, unit),
-                             best_one.legs)  # fmt: skip
+        filled = [*prompts, *[prompts[-1]] * (len(found.ids) - num)]
+        texts = recipe_files(best_one.noise, found.ids.tolist(), filled, best_one.legs)
         columns["recipe"] = pa.array(texts[:num], pa.string())
     if "images" in keep:
         pictures = [png_of(pixels) for pixels in to_pixels(found.images[:num])]
@@ -97,10 +97,6 @@ def table_of(
 def _json(values: Sequence[Mapping[str, Any] | None]) -> pa.Array:
     """Mappings as text, missing where there is none."""
     return pa.array([json.dumps(value) if value else None for value in values], pa.string())
-
-
-def _filled(prompts: Sequence[str], unit: Unit) -> list[str]:
-    return [*prompts, *[prompts[-1]] * (unit.rows - unit.prompts)]
 
 
 def _numbers(values: Any, num: int) -> pa.Array:

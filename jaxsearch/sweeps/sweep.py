@@ -19,20 +19,31 @@ from jaxsearch.core.evaluate import judge
 from jaxsearch.core.plan import num_particles
 from jaxsearch.core.search import result_of
 from jaxsearch.core.types import Array, Cost, Prompts, SearchResult
+from jaxsearch.graders import SpentError
 from jaxsearch.parallel import divided, replicated
 from jaxsearch.runs import components
 from jaxsearch.runs.build import Built, build, files, with_budget, with_microbatch
 from jaxsearch.runs.checkpoint import Checkpoints
 from jaxsearch.runs.config import Config
-from jaxsearch.runs.driving import Job, Program, StoppedError, drive, mesh_of, out_of_memory
+from jaxsearch.runs.driving import (
+    GiveUp,
+    Job,
+    Program,
+    StoppedError,
+    drive,
+    mesh_of,
+    out_of_memory,
+)
 from jaxsearch.runs.errors import UserError
 from jaxsearch.runs.files import write_json
 from jaxsearch.runs.folder import check_versions, versions
+from jaxsearch.runs.grading import Grading
 from jaxsearch.runs.interruption import Interruption, status_of
 from jaxsearch.runs.progress import CompileClock
 from jaxsearch.sweeps.arguments import SweepRequest
 from jaxsearch.sweeps.folder import Manifest, SweepFolder, manifest_of, working
 from jaxsearch.sweeps.grid import Point, Sweep, program_of
+from jaxsearch.sweeps.judges import Judges
 from jaxsearch.sweeps.merging import merge
 from jaxsearch.sweeps.records import Found, table_of, write_table
 from jaxsearch.sweeps.reporting import SweepReporter
@@ -57,6 +68,7 @@ class SweepOptions(NamedTuple):
     model_devices: int = 1
     checkpoint_seconds: float = 30.0
     quiet: bool = False
+    grader_concurrency: int = 8
 
 
 def options_of(request: SweepRequest) -> SweepOptions:
@@ -68,6 +80,7 @@ def options_of(request: SweepRequest) -> SweepOptions:
         request.model_devices,
         request.checkpoint_seconds,
         request.quiet,
+        request.grader_concurrency,
     )
 
 
@@ -76,6 +89,7 @@ class Task(NamedTuple):
 
     unit: Unit
     config: Config  # of its point, with the size that its budget pays for
+    grading: Grading | None  # its graders, if it has any
 
 
 class SweepInterruptedError(Exception):
@@ -100,11 +114,15 @@ def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console)
     """Searches this process's share of the units of a sweep that are not done.
 
     Raises:
-        UserError: if the folder is of another sweep, or in use; if a model's files have changed.
+        UserError: if the folder is of another sweep, or in use; if a model's files have changed; if
+            a grader's server is not there.
         SweepInterruptedError: on Ctrl-C or SIGTERM, once what is under way is saved.
     """
     mesh = mesh_of(options.devices, options.model_devices)
     folder, manifest = SweepFolder(path), manifest_of(sweep)
+    judges, there = Judges(folder, options.grader_concurrency), folder.done()
+    left = {unit.point for unit in manifest.units if unit.id not in there}
+    judges.make(sweep.points[index].config for index in sorted(left))
     with working(folder, manifest, *options.share):
         first = options.share.process == 0
         check_versions(folder.versions, versions(_files(sweep)), console if first else None)
@@ -113,7 +131,9 @@ def run_sweep(sweep: Sweep, path: Path, options: SweepOptions, console: Console)
         once = {unit.id: unit for unit in reversed(manifest.units)}  # the first point of each
         share = _in_order(sweep, list(once.values()))[process::processes]
         own = [unit for unit in share if unit.id not in done]
-        failures = _search(sweep, folder, manifest, own, options, console, mesh)
+        judges.open()
+        failures = _search(sweep, folder, manifest, own, options, console, mesh, judges)
+        judges.say_failures(console)
         done = folder.done() & set(once)
         complete = len(done) == len(once)
         if complete:
@@ -152,6 +172,7 @@ def _search(
     options: SweepOptions,
     console: Console,
     mesh: Mesh | None,
+    judges: Judges,
 ) -> list[str]:
     """Searches units and writes down what they find; returns why some could not be searched."""
     failures: list[str] = []
@@ -161,15 +182,25 @@ def _search(
         write_json(folder.failure(unit.id), {"message": message})
 
     shop = _Workshop(sweep, mesh, console)
+    given_up: set[str] = set()
+
+    def give_up(job: Job, message: str) -> None:
+        unit = job.about.unit
+        given_up.add(unit.id)
+        fail(unit, message)
+        job.save()
 
     def jobs() -> Iterator[Job]:
         for unit in own:
             try:
-                built, prompts = shop.built(unit), shop.prompts(unit)
+                built, prompts, config = shop.built(unit), shop.prompts(unit), shop.config(unit)
+                grading = judges.of(unit, config, built, prompts)
             except UserError as error:
                 fail(unit, str(error))
                 continue
-            config = shop.config(unit)
+            score = None
+            if grading is not None and grading.guides:
+                score = judges.score(grading, config, built, prompts)
             key = jax.random.key(config.seed)
             job = Job(
                 built=built,
@@ -179,7 +210,8 @@ def _search(
                 checkpoints=Checkpoints(
                     folder.checkpoint(unit.id), key, options.checkpoint_seconds
                 ),
-                about=Task(unit, config),
+                about=Task(unit, config, grading),
+                score=score,
             )
             try:
                 job.restore()
@@ -194,22 +226,30 @@ def _search(
     with Interruption(console) as interruption, CompileClock() as clock, report, Writer() as write:
         try:
             how: dict[str, Any] = {"mesh": mesh, "clock": clock, "interruption": interruption}
-            how["give_up"] = lambda job, message: fail(job.about.unit, message)
+            how["give_up"] = give_up
             for job, seconds in drive(jobs(), console=console, **how):
                 report(job, seconds)
                 write.check()
+                if job.about.unit.id in given_up:  # by a round behind this one
+                    job.save()
                 if job.finished:
-                    write(_writing(sweep, folder, job, options.share, mesh))
+                    write(_writing(sweep, folder, job, options.share, mesh, judges, give_up))
         except StoppedError as stopped:
             raise SweepInterruptedError(stopped.number) from None
     return failures
 
 
 def _writing(
-    sweep: Sweep, folder: SweepFolder, job: Job, share: Share, mesh: Mesh | None
+    sweep: Sweep,
+    folder: SweepFolder,
+    job: Job,
+    share: Share,
+    mesh: Mesh | None,
+    judges: Judges,
+    give_up: GiveUp,
 ) -> Callable[[], None]:
     """What is left to do of a unit that has been searched, for another thread."""
-    (unit, config), built, result = job.about, job.built, result_of(job.reached)
+    (unit, config, grading), built, result = job.about, job.built, result_of(job.reached)
     microbatch = job.program.microbatch
 
     def look(most: int) -> tuple[Array, Array]:
@@ -238,13 +278,22 @@ def _writing(
                     raise
                 images, further = (np.asarray(one) for one in look(1))
             scores = np.concatenate([scores, further], axis=1)
+        asked: dict[str, Any] = {}
+        if grading is not None:
+            try:
+                grading.look_on(images[: unit.prompts], scores[: unit.prompts])
+            except SpentError as error:
+                give_up(job, judges.over(config, error))
+                return
+            asked = {"graders": grading.account()}
+            judges.note(asked["graders"])
         found = Found(result, np.asarray(job.prompts.ids), images, scores)
         prompts, metadata = (
             values[unit.begin : unit.end] for values in (config.prompts, config.metadata)
         )
         table = table_of(unit, prompts, found, tuple(built.verifiers), sweep.keep, metadata)
         ran = {"microbatch": microbatch, "searcher": config.searcher.to_dict()}
-        log = {**_log(unit, result, job.seconds, share), **ran}
+        log = {**_log(unit, result, job.seconds, share), **ran, **asked}
         write_json(folder.log(unit.id), log)
         write_table(folder.records(unit.id), table)
         folder.failure(unit.id).unlink(missing_ok=True)
@@ -338,14 +387,18 @@ class _Workshop:
     def prompts(self, unit: Unit) -> Prompts:
         """The prompts of a unit [rows]: what is behind its last one repeats it.
 
+        Where graders guide there is nothing behind it: they would be asked about it, too.
+
         Raises:
             UserError: if the model or a verifier cannot take one.
         """
         config = self._point(unit).config
-        key = (id(config.prompts), unit.begin, unit.end, unit.rows)
+        guided = any(part.name in config.graders for part in config.guide)
+        rows = unit.prompts if guided else unit.rows
+        key = (id(config.prompts), unit.begin, unit.end, rows)
         if key not in self._prompts:
             found = self.built(unit).part(unit.begin, unit.end)
-            index = jnp.minimum(jnp.arange(unit.rows), unit.prompts - 1)
+            index = jnp.minimum(jnp.arange(rows), unit.prompts - 1)
             found = jax.tree.map(lambda leaf: leaf[index], found)
             while len(self._prompts) >= _PROMPTS_KEPT:
                 del self._prompts[next(iter(self._prompts))]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jaxsearch.runs.graders import deciding
 from jaxsearch.sweeps.grid import Sweep
 
 
@@ -32,9 +33,10 @@ def units_of(sweep: Sweep) -> tuple[Unit, ...]:
     Points may have units in common, such as those of one list of prompts that begins as another
     does: they have one id, and are searched once.
 
-    An id hangs on the resolved config, the prompts of the unit and those before them, which decide
-    on its keys. So a sweep that is given more seeds or settings keeps the units it has, and one
-    that is given more prompts, behind the others, those that are full.
+    An id hangs on the resolved config, but for what graders may cost and how long they are waited
+    for, and on the prompts of the unit and those before them, which decide on its keys. So a sweep
+    that is given more seeds or settings keeps the units it has, and one that is given more prompts,
+    behind the others, those that are full.
     """
     found: list[Unit] = []
     # By prompts, of which equal ones are one object.
@@ -51,6 +53,9 @@ def units_of(sweep: Sweep) -> tuple[Unit, ...]:
             )
             divided[key] = _divided(told, sweep.unit_prompts)
         settings = dataclasses.replace(config, prompts=(), metadata=()).to_dict()
+        settings["verifiers"] = {
+            name: deciding(name, given) for name, given in settings["verifiers"].items()
+        }
         text = json.dumps([settings, point.free], sort_keys=True)
         for part in divided[key]:
             identity = hashlib.sha256((text + part.digest).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from jaxsearch.verifiers.inception import inception_outputs
 from jaxsearch.verifiers.resize import Path
 from jaxsearch.zoo.digits import load as digits_load
 from jaxsearch.zoo.scenes import load as scenes_load
+from jaxsearch.zoo.scenes.world import SIDE
 from jaxsearch.zoo.verifiers.encoders import image_encoder
 from jaxsearch.zoo.verifiers.prompted import checkpoint, naming
 
@@ -114,7 +115,17 @@ def scenes(*, network: Literal["attributes", "contrastive"] = "attributes") -> E
 @functools.cache
 def _of_scenes(name: str, method: str) -> Callable[[PyTree, Array], Extracted]:
     apply = scenes_load.network(name, method)
-    return lambda params, images: Extracted(apply(params, images))
+
+    def extract(params: PyTree, images: Array) -> Extracted:
+        size = images.shape[1:]
+        if size != (SIDE, SIDE, 3):
+            raise ValueError(
+                f"scenes are of {SIDE}x{SIDE} pixels in colour, not {size[1]}x{size[0]} of "
+                f"{size[2]}: take another network by --features"
+            )
+        return Extracted(apply(params, images))
+
+    return extract
 
 
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from jaxsearch.graders import client as module
+from jaxsearch.graders.budget import Shared, abandon
 from jaxsearch.graders.client import Client, UnusableError
-from jaxsearch.graders.types import GradingError
+from jaxsearch.graders.types import GradingError, SpentError
 from tests.graders.service import USAGE, Reply, choice, served
 
 IMAGE = "data:image/png;base64,AAAA"
@@ -194,20 +195,56 @@ def test_a_cap_that_cannot_be_kept_ends_the_questions():
     assert USAGE == {"prompt_tokens": 1000, "completion_tokens": 10}
 
 
-def test_what_others_have_spent_counts():
-    """Kills: a cap that begins anew in another process, or is passed by its first question."""
+def test_what_others_have_spent_counts(tmp_path):
+    """Kills: a cap that begins anew in another process, or is passed by what is under way there;
+    graders whose costs are mixed up.
+    """
+    cap = {"max_cost": 7.5, "price": (1000.0, 0.0)}
     with served(lambda number, asked: choice("7")) as service:
-        client = asking(service, max_cost=3.5, price=(1000.0, 0.0), max_requests=9)
-        client.count_in(2, 2.0, 1.0)
-        said = client.ask("?", IMAGE, read)
-        assert (said.cost, client.cost, client.requests) == (1.0, 3.0, 3)
-        with pytest.raises(GradingError, match=r"the cap of 3\.5 on the cost"):
-            client.ask("?", IMAGE, read)
-        blind = asking(service, max_cost=3.5, price=(1000.0, 0.0))
-        blind.count_in(2, 3.6, 0.0)
-        with pytest.raises(GradingError, match=r"the cap of 3\.5 on the cost"):
-            blind.ask("?", IMAGE, read)
-        assert len(service.asked) == 1
+        clients = [asking(service, **cap) for _ in range(3)]
+        for client, name in zip(clients, ("critic", "critic", "another"), strict=True):
+            client.share_account(tmp_path / "grades.sqlite", name)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            assert sum(pool.map(all_at_once, clients[:2], [8, 8])) == 7
+        assert [(one.cost, one.requests) for one in clients] == [(7.0, 7)] * 2 + [(0.0, 0)]
+        assert len(service.asked) == 7
+        assert clients[2].ask("?", IMAGE, read).cost == 1.0
+        late = asking(service, **{**cap, "max_cost": 8.5})
+        late.share_account(tmp_path / "grades.sqlite", "critic")
+        assert late.ask("?", IMAGE, read).attempts == 1
+        with pytest.raises(SpentError, match=r"the cap of 8\.5 on the cost is reached") as caught:
+            late.ask("?", IMAGE, read)
+        assert caught.value.attempts == 0
+
+
+def test_what_a_killed_process_had_under_way_is_charged(tmp_path):
+    """As much as the dearest. Kills: a cap that waits for who will never answer."""
+    path = tmp_path / "grades.sqlite"
+    abandon(path)  # nobody has asked yet
+    assert not path.exists()
+    with served(lambda number, asked: choice("7")) as service:
+        client = asking(service, max_cost=3.5, price=(1000.0, 0.0))
+        client.share_account(path, "critic")
+        own, other = Shared(path, "critic"), Shared(path, "other")
+
+        def running():
+            with own.held():
+                return own.standing().running
+
+        for account in (own, other):
+            with account.held():
+                account.begin()
+        assert client.requests == 1
+        abandon(path)
+        assert running() == 0  # or the next would wait for it
+        assert client.ask("?", IMAGE, read).cost == 1.0
+        with other.held():
+            assert other.standing() == (1, 0.0, 0, 0.0, False)
+        with own.held():
+            own.begin()
+        assert running() == 1
+        abandon(path)
+        assert (client.requests, client.cost) == (3, 2.0)
 
 
 def test_all_attempts_are_on_the_bill():
@@ -241,7 +278,10 @@ def test_a_key_that_a_server_repeats_is_not_said():
     [
         ({"url": "localhost:8000"}, "url is 'localhost:8000': it must begin with http"),
         ({"url": "http://"}, "url is 'http://'"),
-        ({"url": "http://localhost:no/v1"}, "Port could not be cast"),
+        ({"url": "http://localhost:no/v1"}, "url has no port that could be: Port could"),
+        ({"url": "http://localhost:99999/v1"}, "url has no port that could be: Port out of range"),
+        ({"url": "http://local host/v1"}, "url has a character that cannot be sent"),
+        ({"url": "http://localhost/é"}, "url has a character that cannot be sent"),
         ({"url": "http://me:secret@host/v1"}, "^url has a user, a query or a fragment: none"),
         ({"url": "http://host/v1?key=secret"}, "^url has a user, a query or a fragment: none"),
         ({"api_key": "sk\n1234"}, "^api_key has a character that cannot be sent$"),

@@ -8,7 +8,16 @@ import threading
 import numpy as np
 import pytest
 
-from jaxsearch.graders import Client, Grade, Grader, GradingError, Panel, five_aspects, function
+from jaxsearch.graders import (
+    Client,
+    Grade,
+    Grader,
+    GradingError,
+    Panel,
+    SpentError,
+    five_aspects,
+    function,
+)
 from jaxsearch.graders.log import Log
 from tests.graders.service import Reply, choice, served
 from tests.graders.test_questions import GRADES
@@ -168,6 +177,44 @@ def test_a_service_that_misbehaves_now_and_then():
     assert len(service.asked) == patient.requests == 12 + 8
 
 
+def test_a_cap_may_end_the_batch(tmp_path):
+    """What was answered is kept. Kills: answers that are paid for and thrown away; a question that
+    nobody was asked, noted as a failure.
+    """
+    log, cache = tmp_path / "log.jsonl", tmp_path / "grades.sqlite"
+    with served(lambda number, asked: choice(json.dumps(GRADES))) as service:
+        for cap in (2, 9):
+            client = Client(url=service.url, model="critic", max_requests=cap)
+            panel = Panel([five_aspects(client)], cache=cache, log=log, halt=True)
+            if cap == 2:
+                with pytest.raises(SpentError, match="the cap of 2 requests") as caught:
+                    panel(IMAGES, PROMPTS)
+                assert caught.value.grader == "five_aspects"
+            else:
+                assert np.isfinite(panel(IMAGES, PROMPTS)).all()
+        assert client.requests == len(service.asked) - 2
+        assert len({asked.text + str(asked.image.tobytes()) for asked in service.asked}) == len(
+            service.asked
+        )
+    lines = list(Log(log).lines())
+    assert not any("failure" in line for line in lines)
+
+
+def test_a_question_has_one_answer(tmp_path):
+    """Two processes ask at once; the first answer that is kept is both's. Kills: scores that hang
+    on who asks.
+    """
+    cache = tmp_path / "grades.sqlite"
+
+    def other(image, prompt):
+        one = function("mood", lambda image, prompt: 1.0, identity="mood")
+        assert Panel([one], cache=cache)(IMAGES[:1], PROMPTS[:1]) == [[1.0]]
+        return 2.0
+
+    panel = Panel([function("mood", other, identity="mood")], cache=cache)
+    assert panel(IMAGES[:1], PROMPTS[:1]) == [[1.0]]
+
+
 def test_an_interruption_ends_the_batch():
     """Ctrl-C in a function is no failure of its. Kills: an exception of any kind that is caught."""
 
@@ -203,6 +250,30 @@ def test_mistakes_are_one_line(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             make()
         assert "\n" not in str(caught.value)
+
+
+def test_any_prompt_is_noted(tmp_path):
+    """Kills: a search that ends because a prompt is no UTF-8, as a shell may hand it on."""
+    path, prompts = tmp_path / "grades.jsonl", ["\u732b \U0001f408\n\x00", "half \udc80"]
+    panel = Panel([function("mean", mean, identity="mean 1")], log=path)
+    assert np.isfinite(panel(IMAGES[:2], prompts)).all()
+    assert sorted(line["prompt"] for line in Log(path).lines()) == sorted(prompts)
+    assert "\u732b" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "message"),
+    [
+        ((IMAGES * 255).astype(np.uint8), PROMPTS, "the type uint8: pass .* floats in"),
+        (IMAGES[0], PROMPTS[:1], r"the shape \(4, 5, 3\)"),
+        (np.zeros((6, 4, 5, 4)), PROMPTS, "c = 1 or 3"),
+        (IMAGES, PROMPTS[:2], "2 prompts for 6 images"),
+    ],
+)
+def test_what_is_no_image_is_refused(images, prompts, message):
+    """Kills: levels that are taken for floats, all of them white."""
+    with pytest.raises(ValueError, match=message):
+        Panel([function("mean", mean, identity="mean 1")])(images, prompts)
 
 
 def test_a_log_that_was_cut_off_by_a_kill_goes_on(tmp_path):

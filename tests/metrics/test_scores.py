@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from scipy.spatial.distance import cdist, pdist
 
 from jaxsearch.metrics import (
@@ -100,12 +101,18 @@ def shares(real: np.ndarray, made: np.ndarray, k: int) -> tuple[float, float]:
     return inside(made, real), inside(real, made)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(("num", "other", "k"), [(70, 30, 3), (40, 300, 1), (BLOCK + 3, 40, 5)])
-def test_precision_and_recall(num, other, k):
-    """Kills: precision and recall exchanged, a point as its own neighbour, padding that counts."""
+def test_precision_and_recall(num, other, k, devices):
+    """Kills: precision and recall exchanged, a point as its own neighbour, padding that counts;
+    points that are none of a device's, or of two.
+    """
+    mesh = None
+    if devices > 1:
+        mesh = jax.make_mesh((devices,), ("particle",), axis_types=(AxisType.Auto,))
     real, made = pair(num=num, other=other, size=4)
     made = made - made.mean(0) + real.mean(0) + 0.3
-    found, wanted = precision_recall(real, made, neighbours=k), shares(real, made, k)
+    found, wanted = precision_recall(real, made, neighbours=k, mesh=mesh), shares(real, made, k)
     assert found == pytest.approx(wanted, abs=1e-6)
     assert 0.1 < min(wanted) < 0.99
 
@@ -114,8 +121,10 @@ def test_radii_of_several_blocks():
     """Kills: padding, which lies in the middle, as somebody's neighbour."""
     points, _ = pair(num=BLOCK + 3, size=2)
     points = points - points.mean(0)
-    found = np.sqrt(jax.jit(_radii, static_argnums=1)(points, 2))
-    np.testing.assert_allclose(found, np.sort(cdist(points, points), axis=1)[:, 2], atol=1e-3)
+    own = np.arange(5, BLOCK + 3, dtype=np.int32)
+    found = np.sqrt(jax.jit(_radii, static_argnums=1)(points, 2, own))
+    wanted = np.sort(cdist(points, points), axis=1)[5:, 2]
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 def test_precision_and_recall_that_are_known():

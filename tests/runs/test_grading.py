@@ -144,6 +144,49 @@ def test_what_is_made_again_asks_nobody(
     assert "guided has no decisions to show" in error
 
 
+def test_two_models_of_one_grader(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has settings, a column, an account and answers of its own. Kills: one that is asked for
+    both; an answer of one that is kept as the other's; a cap that is everybody's.
+    """
+
+    def answer(number: int, asked: Asked) -> Reply:
+        # The large one likes the dark.
+        grade = float(asked.image.mean() / 25.5)
+        grade = 10 - grade if asked.body["model"] == "large" else grade
+        return choice(json.dumps(dict.fromkeys(ASPECTS, grade)))
+
+    names = ("five_aspects@small", "five_aspects@large")
+    with served(answer) as service:
+        options = [
+            *of(service, names[0]), *of(service, names[1]),
+            *(f"--verifiers.{names[0]}.model", "small", f"--verifiers.{names[1]}.model", "large"),
+        ]  # fmt: skip
+        given = ["--aggregate", "weighted", "--aggregate.weights", "[0,1]"]
+        run = search("--guide", *names, *given, "--report", "brightness", *options, output="run")
+        models = collections.Counter(asked.body["model"] for asked in service.asked)
+        assert set(models) == {"small", "large"}
+        other = search("--guide", "brightness", "--aggregate", "weighted", "--aggregate.weights",
+                       "[-1]", "--report", output="other")  # fmt: skip
+        cap = ["--verifiers.five_aspects@small.max_requests", "5"]
+        capped = search("--guide", *names, "--report", *options, *cap, output="capped")
+    assert found(run) == found(other)
+    for record in records(run):
+        scores, light = record["scores"], record["scores"]["brightness"]
+        assert scores[names[0]]["found"] == pytest.approx(100 * light["found"], abs=0.2)
+        assert scores[names[1]]["found"] == pytest.approx(100 - 100 * light["found"], abs=0.2)
+    summary = json.loads((run / "summary.json").read_text())["graders"]
+    assert [summary[name]["attempts"] for name in names] == [models["small"], models["large"]]
+    summary = json.loads((capped / "summary.json").read_text())["graders"]
+    assert summary[names[0]]["attempts"] == 5
+    assert summary[names[0]]["failed"] > summary[names[1]]["failed"] == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())["verifiers"]
+    assert [config[name]["model"] for name in names] == ["small", "large"]
+    assert cli.main(["replay", "run"]) == 0
+    assert cli.main(["report", "run"]) == 0
+    assert names[0] in (run / "report.html").read_text()
+    capsys.readouterr()
+
+
 def test_what_fails_is_recorded_and_never_wins(capsys: pytest.CaptureFixture[str]) -> None:
     """The least grade wins, so that a zero would. Kills: a failure that counts as one."""
     ill: set[str] = set()
@@ -326,6 +369,13 @@ MISTAKES = {
     "fraction": ([*WHO, "--grader-fraction", "0"], "grader_fraction is 0.0: it must lie in (0, 1]"),
     "concurrency": ([*WHO, "--grader-concurrency", "0"], "grader_concurrency is 0"),
     "unknown": (["--guide", "six_aspects"], "unknown verifier 'six_aspects': did you mean five"),
+    "name": (["--guide", "five_aspects@"], "is no name of a grader: behind the @ comes a word"),
+    "twice": (
+        ["--guide", "five_aspects", "five_aspects"],
+        "name each verifier once, or one of them five_aspects@other",
+    ),
+    "no word": (["--guide", "five_aspects@a.b"], "such as five_aspects@small"),
+    "no url of one": (["--guide", "function@mine"], "by --verifiers.function@mine.path"),
     "no grader": (["--guide", "brightness", "--grader-fraction", "0.5"], "no guide is a grader"),
     "no path": (["--guide", "function"], "path is '': give the module"),
     "no module": (
@@ -383,13 +433,6 @@ def test_a_plan_says_how_many_questions(capsys: pytest.CaptureFixture[str]) -> N
     assert "five_aspects 4 per prompt at most" in out
     calls = CANDIDATES + 2
     assert f"verifier calls {calls} {2 * calls}" in " ".join(out.split())
-
-
-def test_a_sweep_refuses_graders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "sweep.yaml").write_text("guide: [brightness, five_aspects]\n")
-    assert cli.main(["sweep", "sweep.yaml", "--output", "out"]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "five_aspects is a grader, which sweeps do not ask" in line
 
 
 def test_they_are_listed_among_verifiers(capsys: pytest.CaptureFixture[str]) -> None:

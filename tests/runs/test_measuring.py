@@ -195,6 +195,8 @@ def damaged(path: Path) -> Path:
         (["{f}/floats.npz", "--features", "digits"], "it must be images [n,h,w,c] uint8"),
         (["{f}/empty.npz", "--features", "digits"], "holds x: it must hold arr_0 (images), or mu"),
         (["{f}/nothing", "--features", "digits"], "nothing has no pictures"),
+        (["{f}/samples.npz", "--features", "scenes"], "48x48 pixels in colour, not 16x16 of 3"),
+        (["{f}/samples.npz", "--features", "digits", "--output", "{f}"], "is a folder: give --out"),
         (["{f}/sizes", "--features", "digits"], "b.png has 4x6 pixels, "),
         (["{f}/broken", "--features", "digits"], "a.png: it is missing or damaged"),
         (["{f}/odd.npz", "--features", "digits"], "whose sides are multiples of 8, not 6x6"),
@@ -231,7 +233,9 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys, arguments, 
     words = [word.replace("{f}", str(tmp_path)) for word in arguments]
     if "--reference" not in words:
         words += ["--reference", str(tmp_path / "other.npz")]
-    assert cli.main(["metrics", *words, "--quiet", "--output", str(tmp_path / "figures.json")]) == 2
+    if "--output" not in words:
+        words += ["--output", str(tmp_path / "figures.json")]
+    assert cli.main(["metrics", *words, "--quiet"]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
