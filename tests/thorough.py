@@ -71,6 +71,7 @@ THOROUGH = {
     r"test_verifiers::test_the_gradient_goes_through_the_path",
     r"test_gradient::test_the_recipe_makes_the_sample\[gradient_injected",
     r"test_diffusers::test_(ddpm|ddim)\[.*(50|25)",
+    r"test_judges::(test_one_that_reports|test_a_cap.*\[report\])",
     # Killed for real, many times; each kill by itself stays.
     r"test_resume::test_killed_(again_and_again|while_results)",
     r"test_(killed::test_two_processes|judges::test_killed_processes)",
