@@ -30,7 +30,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "search over paths": [
         *({"paths": number} for number in (1, 2, 4)),
         *(
-            {"level": 0.15, "forward": forward, "backward": forward + 0.15}
+            {"level": 0.15, "forward": forward, "backward": round(forward + 0.15, 2)}
             for forward in (0.3, 0.5)
         ),
     ],
