@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jaxsearch.core.checks import check_count
@@ -36,6 +35,7 @@ from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import abstract_module, loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.stored import Tensor
 from jaxsearch.models.transformer import without_places
 
 
@@ -238,7 +238,7 @@ def load_clip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Lo
 
 def clip_of_tensors(
     config: ClipConfig,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     *,
     source: str | os.PathLike[str],
     dtype: Any,

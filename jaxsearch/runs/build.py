@@ -34,7 +34,7 @@ from jaxsearch.core.types import (
     Solver,
     Verifier,
 )
-from jaxsearch.parallel import num_model_devices, num_particle_devices
+from jaxsearch.parallel import loading_onto, num_model_devices, num_particle_devices
 from jaxsearch.runs import components, graders
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
@@ -47,8 +47,12 @@ Load = Callable[..., Any]
 """What makes a part: `components.build`, or one that keeps what it has made."""
 
 
-def with_budget(config: Config, free: str, load: Load = components.build) -> Config:
+def with_budget(
+    config: Config, free: str, load: Load = components.build, mesh: Mesh | None = None
+) -> Config:
     """The config with the largest size of its searcher, the setting `free`, that is affordable.
+
+    `load` and `mesh` are those of `build`.
 
     Raises:
         UserError: if none is.
@@ -64,7 +68,7 @@ def with_budget(config: Config, free: str, load: Load = components.build) -> Con
         return load("searcher", name, of_size(size).settings, config.model.name)
 
     smallest = dataclasses.replace(config, budget=None, searcher=of_size(1))
-    problem = build(smallest, most_prompts=1, load=load).problem
+    problem = build(smallest, most_prompts=1, load=load, mesh=mesh).problem
     with explained(name):
         size = largest(make, problem, network_passes=config.budget)
     return dataclasses.replace(config, searcher=of_size(size))
@@ -110,17 +114,28 @@ def files(config: Config) -> dict[str, Path]:
     return found
 
 
-def build(config: Config, most_prompts: int | None = None, load: Load = components.build) -> Built:
+def build(
+    config: Config,
+    most_prompts: int | None = None,
+    load: Load = components.build,
+    mesh: Mesh | None = None,
+) -> Built:
     """The objects that a config names.
 
     Args:
         config: of a run.
         most_prompts: read the first ones alone, if there are more.
         load: what makes a part, with the arguments of `components.build`.
+        mesh: devices that share weights get each its part of them while they are read.
 
     Raises:
         UserError: if a setting is out of range, or the parts do not go together.
     """
+    with loading_onto(mesh):
+        return _build(config, most_prompts, load)
+
+
+def _build(config: Config, most_prompts: int | None, load: Load) -> Built:
     name = config.model.name
 
     def part_of(kind: str, part: Component, *args: Any) -> Any:
