@@ -82,22 +82,21 @@ def text_encoder(
     def found(texts: Sequence[str]) -> list[PyTree]:
         tokens = tokenise(texts)
         tokens = tokens if isinstance(tokens, tuple) else (tokens,)
+        # One by one: in a batch, what is beside a prompt could change its last bits.
+        rows = [[part[None] for part in row] for row in zip(*tokens, strict=True)]
+        like = None
+        if where is SHAPES or cache is not None:
+            with placing(SHAPES):  # which says what does not fit
+                like = jax.eval_shape(network, load(), *rows[0])
         ids = tokens[0]
         if ids.max(initial=0) >= vocab_size:
             raise ValueError(
                 f"{source}: the tokenizer has a token {ids.max()}, but the text encoder's "
                 f"vocab_size is {vocab_size}"
             )
-        # One by one: in a batch, what is beside a prompt could change its last bits.
-        rows = [[part[None] for part in row] for row in zip(*tokens, strict=True)]
-        results: list[PyTree] = [None] * len(rows)
-        if where is SHAPES or cache is not None:
-            with placing(SHAPES):
-                like = jax.eval_shape(network, load(), *rows[0])
-            if where is SHAPES:  # there is nothing to encode with
-                return [jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), like)] * len(rows)
-            assert cache is not None
-            results = [cache.read(row, like) for row in rows]
+        if where is SHAPES:  # there is nothing to encode with
+            return [jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), like)] * len(rows)
+        results = [None if cache is None else cache.read(row, like) for row in rows]
         missing = [place for place, result in enumerate(results) if result is None]
         if missing:
             with placing(where):
