@@ -250,10 +250,11 @@ def _plan(arguments: list[str]) -> int:
 
     config, execution = request.config, request.execution
     mesh = mesh_of(execution.devices, execution.model_devices)
+    shapes = not request.planning.measure  # nothing else needs a weight
     if request.free is not None:
-        config = with_budget(config, request.free, mesh=mesh)
+        config = with_budget(config, request.free, mesh=mesh, shapes=shapes)
         print(f"within the budget: {request.free} {config.searcher.settings[request.free]}\n")
-    built = build(config, mesh=mesh)
+    built = build(config, mesh=mesh, shapes=shapes)
     config, said = with_microbatch(config, built, mesh)
     price = plan(built.searcher, built.problem, built.prompts, microbatch=config.microbatch)
     graders_of(config)  # which refuses what is missing, and asks nobody

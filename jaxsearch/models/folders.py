@@ -10,6 +10,7 @@ from typing import Any
 from jaxsearch.models.configs import read_json
 from jaxsearch.models.names import INDEX, OF_DIFFUSERS, WeightsFile
 from jaxsearch.models.pickles import read_state_dict
+from jaxsearch.models.placing import shapes_alone
 from jaxsearch.models.stored import Tensor, stored_safetensors
 
 
@@ -47,9 +48,13 @@ def read_weights(
 ) -> dict[str, Tensor]:
     """The tensors of a folder by key; those of safetensors stay in their file until wanted.
 
+    Where shapes alone are wanted (`placing`) there are none, and there need be no file.
+
     Raises:
         ValueError: if they cannot be read. The message names the file.
     """
+    if shapes_alone():
+        return {}
     path = weights_path(folder, names)
     tensors: dict[str, Tensor] = {}
     for part in _shards(path) if path.name.endswith(INDEX) else [path]:

@@ -31,7 +31,7 @@ class _Shapes:
 
 
 SHAPES = _Shapes()
-"""A rule under which weights are shapes and types: no number of a file is read."""
+"""A rule under which weights are shapes and types: no file of weights is read, or has to be."""
 
 _RULE: contextvars.ContextVar[Rule | _Shapes | None] = contextvars.ContextVar("rule", default=None)
 
@@ -55,6 +55,11 @@ def placement() -> Hashable:
     return _RULE.get()
 
 
+def shapes_alone() -> bool:
+    """Whether what is loaded now is shapes alone."""
+    return _RULE.get() is SHAPES
+
+
 def array_of(shape: tuple[int, ...], dtype: Any, read: Callable[[Index], np.ndarray]) -> Array:
     """An array that is read where it belongs, one device's part after the other.
 
@@ -66,12 +71,12 @@ def array_of(shape: tuple[int, ...], dtype: Any, read: Callable[[Index], np.ndar
         dtype: of the whole.
         read: gives a part of it, of its type.
 
-    Returns:
-        An array; under `SHAPES` its `jax.ShapeDtypeStruct`.
+    Raises:
+        ValueError: under `SHAPES`, which has no arrays.
     """
     rule = _RULE.get()
     if isinstance(rule, _Shapes):
-        return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[return-value]
+        raise ValueError("what is loaded as shapes alone has no arrays")
     if rule is None:
         return jnp.asarray(read(tuple(slice(0, size) for size in shape)), dtype)
     sharding = rule(jax.ShapeDtypeStruct(shape, dtype))

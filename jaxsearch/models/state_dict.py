@@ -24,7 +24,7 @@ from flax import nnx
 
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.loading import check_fit, parameters
-from jaxsearch.models.placing import Index, array_of
+from jaxsearch.models.placing import Index, array_of, shapes_alone
 from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.stored import Tensor
 
@@ -65,13 +65,16 @@ def load_state_dict(
         source: where they are from, for messages.
 
     Returns:
-        Parameters for `nnx.merge`: arrays on the default device, or where `placing` says.
+        Parameters for `nnx.merge`: arrays on the default device, or where `placing` says; under
+        `SHAPES` those of the abstract module, and nothing is compared.
 
     Raises:
         ValueError: if a key is missing or unknown, or a tensor has another shape, is of integers
             where floats are wanted, or has values that are not finite. The message names source,
             keys and shapes.
     """
+    if shapes_alone():
+        return parameters(module)
     _check_fit(module, tensors, source)
     structure = jax.tree.structure(parameters(module))
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.

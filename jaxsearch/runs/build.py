@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -34,6 +35,7 @@ from jaxsearch.core.types import (
     Solver,
     Verifier,
 )
+from jaxsearch.models.placing import SHAPES, placing
 from jaxsearch.parallel import loading_onto, num_model_devices, num_particle_devices
 from jaxsearch.runs import components, graders
 from jaxsearch.runs.config import Component, Config
@@ -48,11 +50,16 @@ Load = Callable[..., Any]
 
 
 def with_budget(
-    config: Config, free: str, load: Load = components.build, mesh: Mesh | None = None
+    config: Config,
+    free: str,
+    load: Load = components.build,
+    mesh: Mesh | None = None,
+    *,
+    shapes: bool = False,
 ) -> Config:
     """The config with the largest size of its searcher, the setting `free`, that is affordable.
 
-    `load` and `mesh` are those of `build`.
+    `load`, `mesh` and `shapes` are those of `build`.
 
     Raises:
         UserError: if none is.
@@ -68,7 +75,7 @@ def with_budget(
         return load("searcher", name, of_size(size).settings, config.model.name)
 
     smallest = dataclasses.replace(config, budget=None, searcher=of_size(1))
-    problem = build(smallest, most_prompts=1, load=load, mesh=mesh).problem
+    problem = build(smallest, most_prompts=1, load=load, mesh=mesh, shapes=shapes).problem
     with explained(name):
         size = largest(make, problem, network_passes=config.budget)
     return dataclasses.replace(config, searcher=of_size(size))
@@ -119,6 +126,8 @@ def build(
     most_prompts: int | None = None,
     load: Load = components.build,
     mesh: Mesh | None = None,
+    *,
+    shapes: bool = False,
 ) -> Built:
     """The objects that a config names.
 
@@ -127,15 +136,17 @@ def build(
         most_prompts: read the first ones alone, if there are more.
         load: what makes a part, with the arguments of `components.build`.
         mesh: devices that share weights get each its part of them while they are read.
+        shapes: whether shapes stand for the weights of a model that is read from a folder, and
+            zeros for what it makes of texts: enough for a plan, and its files are not read.
 
     Raises:
         UserError: if a setting is out of range, or the parts do not go together.
     """
     with loading_onto(mesh):
-        return _build(config, most_prompts, load)
+        return _build(config, most_prompts, load, shapes)
 
 
-def _build(config: Config, most_prompts: int | None, load: Load) -> Built:
+def _build(config: Config, most_prompts: int | None, load: Load, shapes: bool) -> Built:
     name = config.model.name
 
     def part_of(kind: str, part: Component, *args: Any) -> Any:
@@ -149,7 +160,8 @@ def _build(config: Config, most_prompts: int | None, load: Load) -> Built:
         with explained("threshold"):
             searcher = early_stop(searcher, threshold=config.threshold)
             numbers = traced(early_stop, numbers, threshold=config.threshold)
-    model: Model = part_of("model", config.model)
+    with placing(SHAPES) if shapes else contextlib.nullcontext():
+        model: Model = part_of("model", config.model)
     schedule = part_of("schedule", config.schedule, model.denoiser.process)
     solver: Solver = part_of("solver", config.solver, schedule)
     given = {
@@ -260,7 +272,9 @@ def _check_gradient(key: Array, searcher: Searcher, problem: Problem, prompts: P
     """Refuses guides without a gradient where one is wanted, before anything is written."""
     stages = stages_of(searcher, problem)
     if any(turn.gradient is not None for stage in stages for turn in stage.turns):
-        jax.eval_shape(lambda key: search(key, searcher, problem, prompts), key)
+        # Arguments, since weights may be shapes alone.
+        arguments = (key, problem, prompts)
+        jax.eval_shape(lambda key, *rest: search(key, searcher, *rest), *arguments)
 
 
 def _check_graders(config: Config, verifiers: Mapping[str, Verifier]) -> None:

@@ -62,13 +62,15 @@ class TextCache:
 
     @functools.cached_property
     def _encoder(self) -> bytes:
-        device = jax.devices()[0]
+        device, files = jax.devices()[0], self._origin.files
+        try:
+            digests = {path.name: digest(path) for path in files}
+        except OSError as error:
+            raise ValueError(f"cannot read weights from {error.filename}: {error}") from error
         facts = {
             "format": _FORMAT,
             "settings": self._origin.settings,
-            "files": {
-                f"{path.parent.name}/{path.name}": digest(path) for path in self._origin.files
-            },
+            "files": digests,
             # With others the last bits would not be those that are made here.
             "jax": jax.__version__,
             "device": f"{device.platform} {device.device_kind}",

@@ -66,8 +66,8 @@ def text_encoder(
         source: where it is from, for messages.
         origin: what the network is made of; None keeps nothing on disk.
     """
-    # Where weights go is what it is now, whenever they are read.
-    where, run = placement(), _jitted(network)
+    # What is read later goes where it would go now; what is here already waits on the host.
+    where, run = placement() if callable(params) else None, _jitted(network)
     load = _reader(params)
     cache = None if origin is None else TextCache(origin, repr(where))
     kept: dict[str, PyTree] = {}
@@ -86,7 +86,7 @@ def text_encoder(
         rows = [[part[None] for part in row] for row in zip(*tokens, strict=True)]
         like = None
         if where is SHAPES or cache is not None:
-            with placing(SHAPES):  # which says what does not fit
+            with placing(SHAPES):
                 like = jax.eval_shape(network, load(), *rows[0])
         ids = tokens[0]
         if ids.max(initial=0) >= vocab_size:
