@@ -103,7 +103,8 @@ class TextCache:
         except FileNotFoundError:  # somebody has just made room
             return None
         except (OSError, SafetensorError, ValueError) as error:
-            return _damaged(path, str(error))
+            _warn(path, str(error))
+            return None
         wanted, structure = jax.tree.flatten(like)
         leaves = [found.get(str(number)) for number in range(len(wanted))]
         fits = len(found) == len(wanted) and all(
@@ -111,7 +112,8 @@ class TextCache:
             for leaf, one in zip(leaves, wanted, strict=True)
         )
         if not fits or noted != _checksum(found):
-            return _damaged(path, "it does not hold what was written")
+            _warn(path, "it does not hold what was written")
+            return None
         with contextlib.suppress(OSError):
             os.utime(path)  # it was asked for
         return jax.tree.unflatten(structure, leaves)
@@ -186,7 +188,7 @@ def _make_room(folder: Path, limit: int) -> None:
         held -= size
 
 
-def _damaged(path: Path, reason: str) -> None:
+def _warn(path: Path, reason: str) -> None:
     warnings.warn(f"{path} is damaged ({reason}): its text is encoded again", stacklevel=3)
 
 
