@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -209,7 +210,7 @@ class LoadedClip(NamedTuple):
 
     config: ClipConfig
     images: PyTree  # weights of `clip_image_network`
-    texts: PyTree  # weights of `clip_text_embedding_network`
+    texts: PyTree  # of `clip_text_embedding_network`; on the host, where they wait for a text
     logit_scale: Array  # [] float32: cosines times its exponential are the logits it was trained on
 
 
@@ -258,4 +259,4 @@ def clip_of_tensors(
     params = load_state_dict(module, tensors, source=source)
     scale = params.pop("logit_scale")
     images = {name: params.pop(name) for name in ("vision_model", "visual_projection")}
-    return LoadedClip(config, images, params, scale)
+    return LoadedClip(config, images, jax.device_get(params), scale)
