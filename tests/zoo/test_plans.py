@@ -18,6 +18,7 @@ pytest.importorskip("tokenizers")
 
 FAMILIES = {
     "pixart_sigma": lambda folder: pipelines.pixart_sigma(folder),
+    "flux": lambda folder: pipelines.flux(folder),
     "stable_diffusion_3": lambda folder: pipelines.stable_diffusion_3(folder),
     "stable_diffusion": lambda folder: pipelines.stable_diffusion(1, folder),
     "stable_diffusion_xl": lambda folder: pipelines.stable_diffusion_xl(folder),
