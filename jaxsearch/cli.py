@@ -132,6 +132,7 @@ def _search(arguments: list[str]) -> int:
     _use_compilation_cache(execution.compilation_cache)
 
     from jaxsearch.runs.build import with_budget
+    from jaxsearch.runs.driving import mesh_of
     from jaxsearch.runs.report import print_summary
     from jaxsearch.runs.run import RunInterruptedError, new_run, resume_run
 
@@ -142,7 +143,8 @@ def _search(arguments: list[str]) -> int:
     path = request.resume or named
     carry_out = new_run if request.resume is None else resume_run
     if request.free is not None:
-        config = with_budget(config, request.free)
+        mesh = mesh_of(execution.devices, execution.model_devices)
+        config = with_budget(config, request.free, mesh=mesh)
     try:
         summary = carry_out(config, path, execution, console)
     except RunInterruptedError as error:
@@ -246,12 +248,13 @@ def _plan(arguments: list[str]) -> int:
     from jaxsearch.runs.planning import further, with_graders
     from jaxsearch.runs.report import print_plan
 
-    config = request.config
+    config, execution = request.config, request.execution
+    mesh = mesh_of(execution.devices, execution.model_devices)
+    shapes = not request.planning.measure  # nothing else needs a weight
     if request.free is not None:
-        config = with_budget(config, request.free)
+        config = with_budget(config, request.free, mesh=mesh, shapes=shapes)
         print(f"within the budget: {request.free} {config.searcher.settings[request.free]}\n")
-    execution = request.execution
-    built, mesh = build(config), mesh_of(execution.devices, execution.model_devices)
+    built = build(config, mesh=mesh, shapes=shapes)
     config, said = with_microbatch(config, built, mesh)
     price = plan(built.searcher, built.problem, built.prompts, microbatch=config.microbatch)
     graders_of(config)  # which refuses what is missing, and asks nobody

@@ -34,6 +34,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nothing of a test is found by another, or by its next run.
+os.environ["JAXSEARCH_TEXT_CACHE"] = "off"
 
 import jax
 import pytest

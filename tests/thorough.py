@@ -29,6 +29,8 @@ THOROUGH = {
     r"test_watch::test_the_way_of_a_sample.*\[mcts\]",
     r"test_host::test_it_goes_on.*\[(evolution|zero_order)",
     r"test_sit_is_searched",
+    r"test_model_devices::",
+    r"test_plans::.*(stable_diffusion|pixart)",
     r"test_verifier_laws::test_the_gradient.*\[(dinov2_classifier|self_supervised|hps|pick_score)",
     r"test_browser::test_a_run_is_shown\[(400-light|1280)",
     r"test_aggregate::test_what_is_kept.*\[(zero_order|evolution|rollover)",

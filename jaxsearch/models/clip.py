@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jaxsearch.core.checks import check_count
@@ -36,6 +36,7 @@ from jaxsearch.models.layers import Layers, compute_type
 from jaxsearch.models.loading import abstract_module, loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.stored import Tensor
 from jaxsearch.models.transformer import without_places
 
 
@@ -209,7 +210,7 @@ class LoadedClip(NamedTuple):
 
     config: ClipConfig
     images: PyTree  # weights of `clip_image_network`
-    texts: PyTree  # weights of `clip_text_embedding_network`
+    texts: PyTree  # of `clip_text_embedding_network`; on the host, where they wait for a text
     logit_scale: Array  # [] float32: cosines times its exponential are the logits it was trained on
 
 
@@ -238,7 +239,7 @@ def load_clip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Lo
 
 def clip_of_tensors(
     config: ClipConfig,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     *,
     source: str | os.PathLike[str],
     dtype: Any,
@@ -258,4 +259,4 @@ def clip_of_tensors(
     params = load_state_dict(module, tensors, source=source)
     scale = params.pop("logit_scale")
     images = {name: params.pop(name) for name in ("vision_model", "visual_projection")}
-    return LoadedClip(config, images, params, scale)
+    return LoadedClip(config, images, jax.device_get(params), scale)

@@ -24,13 +24,14 @@ from jaxsearch.models.autoencoder_kl import load_autoencoder
 from jaxsearch.models.configs import read_text
 from jaxsearch.models.folders import weights_path
 from jaxsearch.models.state_dict import check_state_dict
+from jaxsearch.models.stored import Tensor
 
 
 def write_converted(
     folder: str | os.PathLike[str],
     entries: Mapping[str, Any],
     module: nnx.Module,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     *,
     source: str | os.PathLike[str] = "the checkpoint",
     num_classes: int = 0,

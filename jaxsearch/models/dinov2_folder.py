@@ -29,6 +29,7 @@ from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.position_grid import resize_places
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.stored import Tensor, joined
 
 IMAGE_SIZE = 224
 """Side of the images at which the published classifiers were trained and measured."""
@@ -97,7 +98,7 @@ def load_dinov2(
         if places.shape != shape:
             raise ValueError(f"{source}: pos_embed is {places.shape} instead of {shape}")
         tensors["pos_embed"] = resize_places(
-            places,
+            np.asarray(places),
             config.grid,
             offset=_OFFSET if way == "offset" else None,
             # The networks with registers are resized as pictures are, by both.
@@ -125,7 +126,7 @@ def load_dinov2_head(path: str | os.PathLike[str], *, hidden_size: int) -> Linea
 
 
 def _linear_head(
-    tensors: Mapping[str, np.ndarray], hidden_size: int, source: str | os.PathLike[str]
+    tensors: Mapping[str, Tensor], hidden_size: int, source: str | os.PathLike[str]
 ) -> LinearHead:
     shape = tensors["weight"].shape if "weight" in tensors else ()
     if len(shape) != 2 or shape[1] % hidden_size or shape[1] // hidden_size < 2:
@@ -142,7 +143,7 @@ def _linear_head(
 # ----------------------------------------------------------------------------------- Meta's files
 
 
-def config_of(tensors: Mapping[str, np.ndarray], source: str | os.PathLike[str]) -> Dinov2Config:
+def config_of(tensors: Mapping[str, Tensor], source: str | os.PathLike[str]) -> Dinov2Config:
     """What the network of one of Meta's state dicts is made of, as its shapes say it.
 
     They do not say the number of heads: each has 64 features, as in all published networks. Nor do
@@ -263,8 +264,8 @@ _NAMES_IN_A_BLOCK = {
 
 
 def original_names(
-    tensors: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A state dict of `transformers` under the names of Meta's files, and its classifier's.
 
     Returns:
@@ -282,8 +283,8 @@ def original_names(
         missing = [part for part in parts if part not in network]
         if missing:
             raise ValueError(f"{missing[0]} is missing beside {key}")
-        joined = key.replace(".attention.attention.query.", ".attn.qkv.")
-        network[joined] = np.concatenate([network.pop(part) for part in parts])
+        whole = key.replace(".attention.attention.query.", ".attn.qkv.")
+        network[whole] = joined([network.pop(part) for part in parts])
     return network, rest
 
 

@@ -28,9 +28,10 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module, read_safetensors
+from jaxsearch.models.loading import abstract_module
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.stored import Tensor, joined, stored_safetensors
 
 FAMILY = "dit"
 """What the entry `family` of a converted folder's config says."""
@@ -102,7 +103,7 @@ def load_converted(
     folder = Path(folder)
     config, path = read_transformer_config(folder / "config.json"), folder / "model.safetensors"
     module = abstract_dit(config.network, dtype)
-    return config, load_state_dict(module, read_safetensors(path), source=path)
+    return config, load_state_dict(module, stored_safetensors(path), source=path)
 
 
 def load_dit(
@@ -231,7 +232,7 @@ _SHARED = {
 }
 
 
-def original_names(tensors: Mapping[str, np.ndarray], config: DiTConfig) -> dict[str, np.ndarray]:
+def original_names(tensors: Mapping[str, Tensor], config: DiTConfig) -> dict[str, Tensor]:
     """The tensors of a DiT that `diffusers` wrote, as the original files have them.
 
     `diffusers` divides query, key and value, leaves out the fixed embedding of positions, and has a
@@ -246,7 +247,7 @@ def original_names(tensors: Mapping[str, np.ndarray], config: DiTConfig) -> dict
         ValueError: if the copies in two blocks differ, or some blocks have none.
     """
     left = dict(tensors)
-    shared = {}
+    shared: dict[str, Tensor] = {}
     names = {f"{old}.{kind}": f"{new}.{kind}" for old, new in _OUTER.items() for kind in _KINDS}
     names["pos_embed.pos_embed"] = "pos_embed"
     for old, new in _SHARED.items():
@@ -262,8 +263,7 @@ def original_names(tensors: Mapping[str, np.ndarray], config: DiTConfig) -> dict
             parts = [f"{attention}.to_{part}.{kind}" for part in "qkv"]
             # What cannot be joined stays, under the name that it has in the file.
             if len({left[part].shape if part in left else part for part in parts}) == 1:
-                joined = np.concatenate([left.pop(part) for part in parts])
-                shared[f"{block}.attn.qkv.{kind}"] = joined
+                shared[f"{block}.attn.qkv.{kind}"] = joined([left.pop(part) for part in parts])
     if "pos_embed.pos_embed" not in left:
         shared["pos_embed"] = position_embedding(config.grid, config.hidden_size)
     return rename({**shared, **left}, lambda key: names.get(key, key))
@@ -272,7 +272,7 @@ def original_names(tensors: Mapping[str, np.ndarray], config: DiTConfig) -> dict
 _KINDS = ("weight", "bias")
 
 
-def _one_of(tensors: dict[str, np.ndarray], copies: list[str]) -> np.ndarray:
+def _one_of(tensors: dict[str, Tensor], copies: list[str]) -> Tensor:
     """Takes out the copies of a tensor and gives the first of them."""
     absent = [key for key in copies if key not in tensors]
     if absent:

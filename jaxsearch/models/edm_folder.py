@@ -20,9 +20,10 @@ from jaxsearch.core.types import Array, Denoiser
 from jaxsearch.models import adm, song
 from jaxsearch.models.configs import from_json, read_json, to_json
 from jaxsearch.models.edm import edm_denoiser, ve_denoiser, vp_denoiser
-from jaxsearch.models.loading import abstract_module, functional, read_safetensors
+from jaxsearch.models.loading import abstract_module, functional
 from jaxsearch.models.pickles import PickledNetwork, is_state_dict, read_network, read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.stored import stored_safetensors
 
 FAMILY = "edm"
 """What the entry `family` of a folder's config says."""
@@ -275,7 +276,7 @@ def load_folder(
     folder = Path(folder)
     config = read_config(folder / "config.json")
     path = folder / "model.safetensors"
-    params = load_state_dict(abstract_network(config, dtype), read_safetensors(path), source=path)
+    params = load_state_dict(abstract_network(config, dtype), stored_safetensors(path), source=path)
     side, own = config.network.image_size, config.preconditioning
     shape = (side, side, config.network.in_channels)
     apply = network(config, dtype, remat)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxsearch.models.configs import read_json
-from jaxsearch.models.loading import read_safetensors
 from jaxsearch.models.names import INDEX, OF_DIFFUSERS, WeightsFile
 from jaxsearch.models.pickles import read_state_dict
+from jaxsearch.models.placing import shapes_alone
+from jaxsearch.models.stored import Tensor, stored_safetensors
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -46,16 +45,20 @@ def _shards(index: Path) -> list[Path]:
 
 def read_weights(
     folder: str | os.PathLike[str], names: WeightsFile = OF_DIFFUSERS
-) -> dict[str, np.ndarray]:
-    """The tensors of a folder by key.
+) -> dict[str, Tensor]:
+    """The tensors of a folder by key; those of safetensors stay in their file until wanted.
+
+    Where shapes alone are wanted (`placing`) there are none, and there need be no file.
 
     Raises:
         ValueError: if they cannot be read. The message names the file.
     """
+    if shapes_alone():
+        return {}
     path = weights_path(folder, names)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Tensor] = {}
     for part in _shards(path) if path.name.endswith(INDEX) else [path]:
-        tensors |= read_state_dict(part) if part.suffix == ".bin" else read_safetensors(part)
+        tensors |= read_state_dict(part) if part.suffix == ".bin" else stored_safetensors(part)
     return tensors
 
 
@@ -158,13 +161,13 @@ def number(entries: Mapping[str, Any], name: str, absent: float) -> float:
     return float(value)
 
 
-def rename(tensors: Mapping[str, np.ndarray], name: Callable[[str], str]) -> dict[str, np.ndarray]:
+def rename(tensors: Mapping[str, Tensor], name: Callable[[str], str]) -> dict[str, Tensor]:
     """The same tensors under other names.
 
     Raises:
         ValueError: if two come to have one name. The message says which.
     """
-    renamed: dict[str, np.ndarray] = {}
+    renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if name(key) in renamed:
             raise ValueError(f"two tensors stand for {name(key)}; one of them is {key}")

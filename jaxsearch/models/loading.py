@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jaxsearch.core.types import Array, PyTree
+from jaxsearch.models.placing import placement
 
 _NAMES_SHOWN = 5
 _KEPT = 8
@@ -32,7 +33,8 @@ Module = TypeVar("Module", bound=nnx.Module)
 def loaded_once(load: Loader) -> Loader:
     """A loader that reads the same files with the same settings once: the last few are kept.
 
-    Several verifiers may be made of one network, whose weights are then in memory once.
+    Several verifiers may be made of one network, whose weights are then in memory once. What is
+    loaded to another place (`placing`) is another thing.
 
     Args:
         load: `(path, ...)`, the path of a file or of a folder, and settings that can be hashed.
@@ -43,7 +45,7 @@ def loaded_once(load: Loader) -> Loader:
     @functools.wraps(load)
     def loader(path: str | os.PathLike[str], *args: Any, **settings: Any) -> Any:
         # What a failing loader says of the path is said of the path that it was given.
-        key = (_state(Path(path)), args, tuple(sorted(settings.items())))
+        key = (_state(Path(path)), placement(), args, tuple(sorted(settings.items())))
         if key not in kept:
             kept[key] = load(path, *args, **settings)
             while len(kept) > _KEPT:
@@ -155,7 +157,11 @@ def load_safetensors(
 
 
 def save_safetensors(
-    params: PyTree, path: str | os.PathLike[str], *, dtype: Any | None = None
+    params: PyTree,
+    path: str | os.PathLike[str],
+    *,
+    dtype: Any | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Writes parameters to a file; it is either replaced as a whole or left as it was.
 
@@ -163,6 +169,7 @@ def save_safetensors(
         params: nested dictionaries of arrays (see `parameters`), or a module.
         path: where to; its folder must exist.
         dtype: what floating tensors are stored as; None keeps their type.
+        metadata: notes that go into the file.
     """
     if isinstance(params, nnx.Module):
         params = parameters(params)
@@ -175,7 +182,7 @@ def save_safetensors(
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

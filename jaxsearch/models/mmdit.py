@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -23,6 +24,7 @@ from jaxsearch.models.configs import LARGEST_SIDE, MOST_BLOCKS
 from jaxsearch.models.folders import check_entries, read_config, read_weights, weights_path
 from jaxsearch.models.layers import Layers, compute_type, run
 from jaxsearch.models.loading import abstract_module, network_of
+from jaxsearch.models.placing import shapes_alone
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.two_streams import Condition, Modulation, TwoStreamBlock, modulated
 
@@ -247,8 +249,13 @@ def placed(params: PyTree, config: MMDiTConfig, height: int, width: int) -> PyTr
             f"network has places for {most} (pos_embed_max_size): make pictures smaller"
         )
     top, left = (most - rows) // 2, (most - columns) // 2
-    table = params["pos_embed"]["pos_embed"].reshape(1, most, most, -1)
-    part = table[:, top : top + rows, left : left + columns]
+
+    def cut(table: Array) -> Array:
+        table = table.reshape(1, most, most, -1)
+        return table[:, top : top + rows, left : left + columns]
+
+    table = params["pos_embed"]["pos_embed"]
+    part = jax.eval_shape(cut, table) if shapes_alone() else cut(table)
     return {**params, "pos_embed": {**params["pos_embed"], "pos_embed": part}}
 
 

@@ -358,7 +358,7 @@ class LoadedSiglip(NamedTuple):
 
     config: SiglipConfig
     images: PyTree  # weights of `siglip_image_network`
-    texts: PyTree  # weights of `siglip_text_network`
+    texts: PyTree  # of `siglip_text_network`; on the host, where they wait for a text
     logit_scale: Array  # [] float32
     logit_bias: Array  # [] float32
 
@@ -388,4 +388,5 @@ def load_siglip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> 
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():
         scale, bias = params["logit_scale"][0], params["logit_bias"][0]
-    return LoadedSiglip(config, params["vision_model"], params["text_model"], scale, bias)
+    texts = jax.device_get(params["text_model"])
+    return LoadedSiglip(config, params["vision_model"], texts, scale, bias)

@@ -24,7 +24,9 @@ from flax import nnx
 
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.loading import check_fit, parameters
+from jaxsearch.models.placing import Index, array_of, shapes_alone
 from jaxsearch.models.stacked import Stacked
+from jaxsearch.models.stored import Tensor
 
 
 class _Rule(NamedTuple):
@@ -46,70 +48,108 @@ _RULES: dict[type[nnx.Module], dict[str, _Rule]] = {
 
 def load_state_dict(
     module: nnx.Module,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     *,
     source: str | os.PathLike[str],
 ) -> PyTree:
     """Takes the parameters of a module from a state dict that must match it exactly.
 
+    They go where `placing` says: where devices share them, each part is read onto its own device,
+    and of a tensor that is still in its file no more than that.
+
     Args:
         module: says which keys and shapes there must be, and which type each tensor becomes;
             abstract (`nnx.eval_shape`) or real. It is not changed.
-        tensors: key -> array in PyTorch's layout. A 1x1 convolution may stand for a linear layer.
+        tensors: key -> array in PyTorch's layout, or a tensor that is still in its file. A 1x1
+            convolution may stand for a linear layer.
         source: where they are from, for messages.
 
     Returns:
-        Parameters for `nnx.merge`: arrays on the default device.
+        Parameters for `nnx.merge`: arrays on the default device, or where `placing` says; under
+        `SHAPES` those of the abstract module, and nothing is compared.
 
     Raises:
         ValueError: if a key is missing or unknown, or a tensor has another shape, is of integers
             where floats are wanted, or has values that are not finite. The message names source,
             keys and shapes.
     """
-    found = check_state_dict(module, tensors, source=source)
-
-    def take(place: _Place) -> Array:
-        parts = [found[key] for key in place.keys]
-        if place.axes is not None:
-            parts = [part.transpose(place.axes) for part in parts]
-        return jnp.asarray(np.stack(parts) if place.stacked else parts[0], place.dtype)
-
+    if shapes_alone():
+        return parameters(module)
+    _check_fit(module, tensors, source)
     structure = jax.tree.structure(parameters(module))
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():
-        taken = [take(place) for place in _places(module)]
+        taken = [_take(place, tensors, source) for place in _places(module)]
     return jax.tree.unflatten(structure, taken)
 
 
 def check_state_dict(
     module: nnx.Module,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     *,
     source: str | os.PathLike[str],
-) -> dict[str, np.ndarray]:
+) -> None:
     """Refuses a state dict that does not match a module exactly.
 
     The arguments are those of `load_state_dict`.
 
-    Returns:
-        The tensors in the shapes that the module's layers want, still in PyTorch's layout.
-
     Raises:
-        ValueError: as `load_state_dict`, and if a tensor has values that are not finite.
+        ValueError: as `load_state_dict`.
     """
-    places = _places(module)
-    shapes = wanted_shapes(module)
-    found = {key: _without_ones(tensor, shapes.get(key)) for key, tensor in tensors.items()}
-    check_fit(shapes, {key: tensor.shape for key, tensor in found.items()}, module, source)
-    for place in places:
-        if not jnp.issubdtype(place.dtype, jnp.floating):
-            continue
+    _check_fit(module, tensors, source)
+    for place in _places(module):
         for key in place.keys:
-            if not jnp.issubdtype(found[key].dtype, jnp.floating):
-                raise ValueError(f"{source}: {key} is stored as {found[key].dtype}, not as floats")
-            if not np.isfinite(found[key]).all():
-                raise ValueError(f"{source}: {key} has values that are not finite")
-    return found
+            _check_finite(np.asarray(tensors[key]), place, key, source)
+
+
+def _check_fit(
+    module: nnx.Module, tensors: Mapping[str, Tensor], source: str | os.PathLike[str]
+) -> None:
+    """Refuses keys, shapes and types that do not fit; no number of a tensor is looked at."""
+    shapes = wanted_shapes(module)
+    found = {key: _without_ones(tensor.shape, shapes.get(key)) for key, tensor in tensors.items()}
+    check_fit(shapes, found, module, source)
+    for place in _places(module):
+        for key in place.keys if _is_floating(place.dtype) else ():
+            if not _is_floating(tensors[key].dtype):
+                raise ValueError(
+                    f"{source}: {key} is stored as {tensors[key].dtype}, not as floats"
+                )
+
+
+def _is_floating(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _check_finite(
+    part: np.ndarray, place: _Place, key: str, source: str | os.PathLike[str]
+) -> None:
+    if _is_floating(place.dtype) and not np.isfinite(part).all():
+        raise ValueError(f"{source}: {key} has values that are not finite")
+
+
+def _take(place: _Place, tensors: Mapping[str, Tensor], source: str | os.PathLike[str]) -> Array:
+    """The parameter of a place, read where it belongs."""
+    axes = place.axes or tuple(range(len(place.shape)))
+    whole = tuple(place.shape[axis] for axis in axes)
+
+    def read(index: Index) -> np.ndarray:
+        blocks = index[0] if place.stacked else slice(0, 1)
+        inner = index[1:] if place.stacked else index
+        stored = [slice(0, 1)] * len(axes)
+        for axis, one in zip(axes, inner, strict=True):
+            stored[axis] = one
+        part = np.empty([one.stop - one.start for one in index], place.dtype)
+        for row, key in zip(part if place.stacked else [part], place.keys[blocks], strict=True):
+            tensor = tensors[key]
+            ones = [slice(0, 1)] * (tensor.ndim - len(axes))  # of a 1x1 convolution
+            values = np.asarray(tensor[(*stored, *ones)])
+            _check_finite(values, place, key, source)
+            # What numbers become is decided here, where no more than a part of them is there.
+            row[...] = values.reshape([one.stop - one.start for one in stored]).transpose(axes)
+        return part
+
+    return array_of((len(place.keys), *whole) if place.stacked else whole, place.dtype, read)
 
 
 def wanted_shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -155,8 +195,8 @@ def _place(layers: Mapping[tuple, nnx.Module], path: tuple, leaf: Any) -> _Place
     return _Place(keys, shape, rule.axes, blocks is not None, leaf.dtype)
 
 
-def _without_ones(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The weight of a 1x1 convolution as a matrix, where a matrix is wanted."""
-    if shape is not None and len(shape) == 2 and tensor.shape[2:].count(1) == tensor.ndim - 2:
-        return tensor.reshape(tensor.shape[:2])
-    return tensor
+def _without_ones(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape of a 1x1 convolution's weight as that of a matrix, where a matrix is wanted."""
+    if wanted is not None and len(wanted) == 2 and shape[2:].count(1) == len(shape) - 2:
+        return shape[:2]
+    return shape

@@ -38,6 +38,7 @@ from jaxsearch.models.loading import abstract_module, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.state_dict import load_state_dict
+from jaxsearch.models.stored import Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -288,7 +289,7 @@ _FIRST_BLOCK = "encoder.block.0.layer.0.SelfAttention."
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-def present_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under the names of `T5Encoder`: one table of tokens, and distances for all blocks.
 
     Files name the table of tokens by one of two keys, or by both.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.evaluate import PARTICLE_AXIS
+from jaxsearch.models.placing import placing
 
 Tree = TypeVar("Tree")
 
@@ -79,6 +82,26 @@ def divided(tree: Tree, mesh: Mesh | None) -> Tree:
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: jax.device_put(leaf, part_of(leaf, mesh)), tree)
+
+
+class _Divided(NamedTuple):
+    """`part_of` on a mesh; the same key for equal meshes."""
+
+    mesh: Mesh
+
+    def __call__(self, leaf: Any) -> NamedSharding:
+        return part_of(leaf, self.mesh)
+
+
+@contextlib.contextmanager
+def loading_onto(mesh: Mesh | None) -> Iterator[None]:
+    """Weights that are loaded meanwhile are read as `divided` would place them.
+
+    So no device has the whole of what devices share, and the host no more than a part of a tensor
+    at a time. Where nothing is shared they go to the default device.
+    """
+    with placing(_Divided(mesh) if mesh is not None and num_model_devices(mesh) > 1 else None):
+        yield
 
 
 def part_of(leaf: Any, mesh: Mesh) -> NamedSharding:

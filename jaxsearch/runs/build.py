@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -34,7 +35,8 @@ from jaxsearch.core.types import (
     Solver,
     Verifier,
 )
-from jaxsearch.parallel import num_model_devices, num_particle_devices
+from jaxsearch.models.placing import SHAPES, placing
+from jaxsearch.parallel import loading_onto, num_model_devices, num_particle_devices
 from jaxsearch.runs import components, graders
 from jaxsearch.runs.config import Component, Config
 from jaxsearch.runs.errors import UserError, bytes_text, explained
@@ -47,8 +49,17 @@ Load = Callable[..., Any]
 """What makes a part: `components.build`, or one that keeps what it has made."""
 
 
-def with_budget(config: Config, free: str, load: Load = components.build) -> Config:
+def with_budget(
+    config: Config,
+    free: str,
+    load: Load = components.build,
+    mesh: Mesh | None = None,
+    *,
+    shapes: bool = False,
+) -> Config:
     """The config with the largest size of its searcher, the setting `free`, that is affordable.
+
+    `load`, `mesh` and `shapes` are those of `build`.
 
     Raises:
         UserError: if none is.
@@ -64,7 +75,7 @@ def with_budget(config: Config, free: str, load: Load = components.build) -> Con
         return load("searcher", name, of_size(size).settings, config.model.name)
 
     smallest = dataclasses.replace(config, budget=None, searcher=of_size(1))
-    problem = build(smallest, most_prompts=1, load=load).problem
+    problem = build(smallest, most_prompts=1, load=load, mesh=mesh, shapes=shapes).problem
     with explained(name):
         size = largest(make, problem, network_passes=config.budget)
     return dataclasses.replace(config, searcher=of_size(size))
@@ -110,17 +121,32 @@ def files(config: Config) -> dict[str, Path]:
     return found
 
 
-def build(config: Config, most_prompts: int | None = None, load: Load = components.build) -> Built:
+def build(
+    config: Config,
+    most_prompts: int | None = None,
+    load: Load = components.build,
+    mesh: Mesh | None = None,
+    *,
+    shapes: bool = False,
+) -> Built:
     """The objects that a config names.
 
     Args:
         config: of a run.
         most_prompts: read the first ones alone, if there are more.
         load: what makes a part, with the arguments of `components.build`.
+        mesh: devices that share weights get each its part of them while they are read.
+        shapes: whether shapes stand for the weights of a model that is read from a folder, and
+            zeros for what it makes of texts: enough for a plan, and its files are not read.
 
     Raises:
         UserError: if a setting is out of range, or the parts do not go together.
     """
+    with loading_onto(mesh):
+        return _build(config, most_prompts, load, shapes)
+
+
+def _build(config: Config, most_prompts: int | None, load: Load, shapes: bool) -> Built:
     name = config.model.name
 
     def part_of(kind: str, part: Component, *args: Any) -> Any:
@@ -134,7 +160,8 @@ def build(config: Config, most_prompts: int | None = None, load: Load = componen
         with explained("threshold"):
             searcher = early_stop(searcher, threshold=config.threshold)
             numbers = traced(early_stop, numbers, threshold=config.threshold)
-    model: Model = part_of("model", config.model)
+    with placing(SHAPES) if shapes else contextlib.nullcontext():
+        model: Model = part_of("model", config.model)
     schedule = part_of("schedule", config.schedule, model.denoiser.process)
     solver: Solver = part_of("solver", config.solver, schedule)
     given = {
@@ -245,7 +272,9 @@ def _check_gradient(key: Array, searcher: Searcher, problem: Problem, prompts: P
     """Refuses guides without a gradient where one is wanted, before anything is written."""
     stages = stages_of(searcher, problem)
     if any(turn.gradient is not None for stage in stages for turn in stage.turns):
-        jax.eval_shape(lambda key: search(key, searcher, problem, prompts), key)
+        # Arguments, since weights may be shapes alone.
+        arguments = (key, problem, prompts)
+        jax.eval_shape(lambda key, *rest: search(key, searcher, *rest), *arguments)
 
 
 def _check_graders(config: Config, verifiers: Mapping[str, Verifier]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -41,16 +40,6 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON for people and programs."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, as the Hugging Face hub gives it too.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

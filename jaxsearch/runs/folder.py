@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
+from jaxsearch.models.digests import digest
 from jaxsearch.runs.errors import UserError
-from jaxsearch.runs.files import digest, read_json, write_json
+from jaxsearch.runs.files import read_json, write_json
 
 
 class RunFolder(NamedTuple):

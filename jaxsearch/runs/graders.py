@@ -29,7 +29,7 @@ import numpy as np
 from jaxsearch import graders
 from jaxsearch.core.types import Array, PyTree, Verifier
 from jaxsearch.graders import Client, Grader
-from jaxsearch.runs.files import digest
+from jaxsearch.models.digests import digest
 from jaxsearch.verifiers.facts import Facts, facts
 
 Factory = Callable[..., Grader]

@@ -57,7 +57,7 @@ def new_run(config: Config, path: Path, execution: Execution, console: Console) 
     mesh = mesh_of(execution.devices, execution.model_devices)
     graders = graders_of(config)
     check_reachable(graders)
-    built = build(config)
+    built = build(config, mesh=mesh)
     folder = claim(path)
     with owned(path):
         claim(path)  # whoever came first has begun by now
@@ -88,7 +88,9 @@ def resume_run(
         check_reachable(graders)
         remove_partial(path)
         check_versions(folder.versions, versions(files(config)), console)
-        return _carry_out(config, build(config), graders, folder, execution, console, mesh)
+        return _carry_out(
+            config, build(config, mesh=mesh), graders, folder, execution, console, mesh
+        )
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:

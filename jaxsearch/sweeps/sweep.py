@@ -362,7 +362,9 @@ class _Workshop:
         if point.free is None:
             return point.config
         if self._program not in self._sizes:
-            self._sizes[self._program] = with_budget(point.config, point.free, self._load)
+            self._sizes[self._program] = with_budget(
+                point.config, point.free, self._load, self._mesh
+            )
         return dataclasses.replace(point.config, searcher=self._sizes[self._program].searcher)
 
     def built(self, unit: Unit) -> Built:
@@ -375,7 +377,9 @@ class _Workshop:
         prompts = id(self._point(unit).config.prompts)
         if prompts not in self._built:
             try:
-                built = build(self.config(unit), most_prompts=unit.rows, load=self._load)
+                built = build(
+                    self.config(unit), most_prompts=unit.rows, load=self._load, mesh=self._mesh
+                )
                 self._built[prompts] = built
             except UserError as error:
                 self._built[prompts] = error

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Hashable
 from pathlib import Path
 
 from jaxsearch.models.configs import read_json
+from jaxsearch.models.placing import placement
 from jaxsearch.zoo.hub import fetched, is_hub_id, pinned
 from jaxsearch.zoo.model import Model, ModelEntry
 
@@ -46,9 +48,9 @@ def entry(name: str) -> ModelEntry:
         return importlib.import_module(MODELS[name]).ENTRY
     folder = Path(name)
     if folder.is_dir():
-        return _of_folder(folder.resolve())
+        return _of_folder(folder.resolve(), placement())
     if is_hub_id(name):
-        return _of_folder(fetched(name))
+        return _of_folder(fetched(name), placement())
     if "/" in name:
         raise ValueError(f"there is no folder {name}")
     raise KeyError(name)
@@ -68,7 +70,9 @@ def located(name: str) -> str:
 
 
 @functools.cache
-def _of_folder(folder: Path) -> ModelEntry:
+def _of_folder(folder: Path, placement: Hashable) -> ModelEntry:
+    # An entry keeps the weights that it has read, which are where they were then placed.
+    del placement
     return importlib.import_module(FAMILIES[family_of(folder)]).entry(folder)
 
 

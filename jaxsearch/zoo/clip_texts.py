@@ -7,11 +7,13 @@ from pathlib import Path
 
 from jaxsearch.models.clip_text_features import (
     TextFeatures,
+    clip_text_features_config,
     clip_text_features_network,
     load_clip_text_features,
 )
 from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
-from jaxsearch.zoo.texts import text_encoder
+from jaxsearch.zoo.pipeline import config_of
+from jaxsearch.zoo.texts import encoder_origin, text_encoder
 
 CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Folders of the encoders, in the order in which their features stand, and of their tokenizers."""
@@ -47,11 +49,12 @@ def clip_texts(
 def _encoder(
     folder: Path, dtype: str, part: str, tokenizer: str
 ) -> Callable[[Sequence[str]], TextFeatures]:
-    config, params = load_clip_text_features(folder / part, dtype=dtype)
+    config = config_of(folder / part, clip_text_features_config)
     return text_encoder(
         clip_text_features_network(config, dtype=dtype),
-        params,
+        lambda: load_clip_text_features(folder / part, dtype=dtype)[1],
         load_clip_tokenizer(folder / tokenizer, length=config.text.max_position_embeddings),
         vocab_size=config.text.vocab_size,
         source=folder / part,
+        origin=encoder_origin(folder, part, "features", dtype),
     )

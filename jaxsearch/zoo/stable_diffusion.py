@@ -27,7 +27,7 @@ from jaxsearch.zoo.pipeline import (
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, Scheduler, scheduler
-from jaxsearch.zoo.texts import text_encoder
+from jaxsearch.zoo.texts import encoder_origin, text_encoder
 
 _PARTS = {
     "text_encoder": "CLIPTextModel",
@@ -131,11 +131,12 @@ def _check_fit(folder: Path, config: UNetConfig) -> None:
 
 def _encoder(folder: Path) -> Callable[[Sequence[str]], Array]:
     """`texts [P] -> features [P, length, features]` float32."""
-    config, params = load_clip_text(folder / "text_encoder")
+    config = config_of(folder / "text_encoder", clip_text_config)
     return text_encoder(
         clip_text_network(config),
-        params,
+        lambda: load_clip_text(folder / "text_encoder")[1],
         load_clip_tokenizer(folder / "tokenizer", length=config.max_position_embeddings),
         vocab_size=config.vocab_size,
         source=folder,
+        origin=encoder_origin(folder, "text_encoder", "last"),
     )

@@ -18,7 +18,7 @@ from jaxsearch.models.t5_encoder import (
 )
 from jaxsearch.models.t5_tokenizer import load_t5_tokenizer
 from jaxsearch.zoo.pipeline import config_of
-from jaxsearch.zoo.texts import text_encoder
+from jaxsearch.zoo.texts import encoder_origin, text_encoder
 
 
 def t5_texts(
@@ -47,10 +47,11 @@ def t5_texts(
     config = config_of(folder / part, t5_encoder_config)
     return text_encoder(
         _network(config, dtype, masks),
-        load_t5_encoder(folder / part, dtype=dtype)[1],
+        lambda: load_t5_encoder(folder / part, dtype=dtype)[1],
         load_t5_tokenizer(folder / tokenizer, length=length),
         vocab_size=config.vocab_size,
         source=folder / part,
+        origin=encoder_origin(folder, part, "masked" if masks else "seeing all", dtype),
     )
 
 

@@ -7,6 +7,7 @@ import functools
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -14,8 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsearch.core.types import PyTree
+from jaxsearch.models.folders import part_files
+from jaxsearch.models.names import OF_TRANSFORMERS
+from jaxsearch.models.placing import SHAPES, placement, placing
+from jaxsearch.zoo.text_cache import Origin, TextCache
 
 Encoded = TypeVar("Encoded")
+
+_KEPT_AT_ONCE = 32
+"""Texts after which what was made of them is written, so that a kill costs no more."""
 
 
 def text_ids(texts: Sequence[str]) -> np.ndarray:
@@ -36,53 +44,97 @@ def text_ids(texts: Sequence[str]) -> np.ndarray:
 
 def text_encoder(
     network: Callable[..., Encoded],
-    params: PyTree,
+    params: PyTree | Callable[[], PyTree],
     tokenise: Callable[[Sequence[str]], np.ndarray | tuple[np.ndarray, ...]],
     *,
     vocab_size: int,
     source: str | os.PathLike[str],
+    origin: Origin | None = None,
 ) -> Callable[[Sequence[str]], Encoded]:
     """Texts [P] to what a network makes of each of them: [P, ...] float32, or a tree of such.
 
-    They are encoded once: what was made of a text is kept on the host.
+    They are encoded once: what was made of a text is kept on the host, and on disk if its origin is
+    known. The network's weights are on devices only meanwhile.
 
     Args:
         network: `(params, ids [n, length]) -> [n, ...]`, or a tree of such, with what `tokenise`
             gives besides behind the ids; the same object is compiled once.
-        params: its weights.
+        params: its weights, or what reads them: it is called whenever there are new texts, and what
+            it gives is let go afterwards.
         tokenise: texts to ids, or to ids and more rows [P, ...].
         vocab_size: how many tokens the network knows.
         source: where it is from, for messages.
+        origin: what the network is made of; None keeps nothing on disk.
     """
-    # They are needed while prompts are read and never in a search, so they wait on the host.
-    params, run = jax.device_get(params), _jitted(network)
+    # What is read later goes where it would go now; what is here already waits on the host.
+    where, run = placement() if callable(params) else None, _jitted(network)
+    load = _reader(params)
+    cache = None if origin is None else TextCache(origin, repr(where))
     kept: dict[str, PyTree] = {}
 
     def encode(texts: Sequence[str]) -> Any:
         new = [text for text in dict.fromkeys(texts) if text not in kept]
         if new:
-            kept.update(zip(new, made(new), strict=True))
+            kept.update(zip(new, found(new), strict=True))
         rows = [kept[text] for text in texts]
         return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *rows)
 
-    def made(texts: Sequence[str]) -> list[PyTree]:
-        rows = tokenise(texts)
-        rows = rows if isinstance(rows, tuple) else (rows,)
-        ids = rows[0]
+    def found(texts: Sequence[str]) -> list[PyTree]:
+        tokens = tokenise(texts)
+        tokens = tokens if isinstance(tokens, tuple) else (tokens,)
+        # One by one: in a batch, what is beside a prompt could change its last bits.
+        rows = [[part[None] for part in row] for row in zip(*tokens, strict=True)]
+        like = None
+        if where is SHAPES or cache is not None:
+            with placing(SHAPES):
+                like = jax.eval_shape(network, load(), *rows[0])
+        ids = tokens[0]
         if ids.max(initial=0) >= vocab_size:
             raise ValueError(
                 f"{source}: the tokenizer has a token {ids.max()}, but the text encoder's "
                 f"vocab_size is {vocab_size}"
             )
-        weights = jax.device_put(params)
-        # One by one: in a batch, what is beside a prompt could change its last bits.
-        return [
-            jax.device_get(run(weights, *(jnp.asarray(part[None]) for part in row)))
-            for row in zip(*rows, strict=True)
-        ]
+        if where is SHAPES:  # there is nothing to encode with
+            return [jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), like)] * len(rows)
+        results = [None if cache is None else cache.read(row, like) for row in rows]
+        missing = [place for place, result in enumerate(results) if result is None]
+        if missing:
+            with placing(where):
+                weights = load()
+        for begin in range(0, len(missing), _KEPT_AT_ONCE):
+            some = missing[begin : begin + _KEPT_AT_ONCE]
+            for place in some:
+                results[place] = jax.device_get(run(weights, *map(jnp.asarray, rows[place])))
+            if cache is not None:
+                cache.write([rows[place] for place in some], [results[place] for place in some])
+        return results
 
     return encode
 
 
+def _reader(params: PyTree | Callable[[], PyTree]) -> Callable[[], PyTree]:
+    """What puts weights onto devices."""
+    if callable(params):
+        return params
+    # They are needed while prompts are read and never in a search, so they wait on the host.
+    waiting = jax.device_get(params)
+    return lambda: jax.device_put(waiting)
+
+
 _jitted: Callable[..., Any] = functools.cache(jax.jit)
 """The same program for the same network, also where a folder is loaded again."""
+
+
+def encoder_origin(folder: Path, part: str, *settings: Any) -> Origin:
+    """What an encoder of a pipeline's folder is made of.
+
+    Args:
+        folder: of the pipeline.
+        part: the encoder's own folder in it.
+        settings: what else decides on what it makes of a row of tokens, such as its type.
+
+    Raises:
+        ValueError: if the weights are in several files and their index cannot be read.
+    """
+    files = part_files(folder, part, OF_TRANSFORMERS)
+    return Origin(tuple(folder / name for name in files), " ".join(map(str, settings)))

@@ -261,7 +261,9 @@ def test_loading_inside_a_traced_function_gives_arrays(tmp_path):
     _, folder = theirs(tmp_path)
     jax.jit(lambda: load_siglip(folder).logit_bias)()
     siglip = load_siglip(folder)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(siglip[1:]))
+    for leaf in jax.tree.leaves(siglip[1:]):
+        assert isinstance(leaf, jax.Array | np.ndarray)  # what reads texts waits on the host
+        assert not isinstance(leaf, jax.core.Tracer)
     assert np.isfinite(float(siglip.logit_scale) + float(siglip.logit_bias))
 
 
