@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ WINDOWS = ((0.0, 80.0), (0.01, 1.0), (1.0, 80.0), (0.2, 5.0), (5.0, 80.0))
 
 
 def continuous(
-    make: Callable[[Array], Searcher],
+    make: Callable[[Any], Searcher],
     values: Sequence[float],
     problem: Problem,
     prompts: Prompts,
@@ -119,7 +120,7 @@ def main(output: Path, num_prompts: int = 36, seeds: int = 3) -> None:
         return [method, setting, *scores, round(np.mean([one["passes"] for one in found]))]
 
     def grid(
-        sweep: str, method: str, make: Callable[[Array], Searcher], values: Sequence[float]
+        sweep: str, method: str, make: Callable[[Any], Searcher], values: Sequence[float]
     ) -> list[list[object]]:
         """Many settings under every reward, a program for each reward."""
         found = [

@@ -23,6 +23,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from jsonargparse import auto_cli
+from matplotlib import color_sequences
 from rich.console import Console
 
 from experiments import common
@@ -103,7 +104,7 @@ def page(records: list[dict], title: str) -> str:
                 [name, *(text(mine[name, b][field]) if (name, b) in mine else "-" for b in BUDGETS)]
                 for name in SHOWN
             ]
-            table = common.table(["method", *BUDGETS], lines)
+            table = common.table(["method", *map(str, BUDGETS)], lines)
             sections.append(f"## Guided by {reward}: {label}\n\n{table}")
     return "\n\n".join(sections)
 
@@ -111,7 +112,7 @@ def page(records: list[dict], title: str) -> str:
 def draw(records: list[dict], path: Path) -> None:
     """Guide, watcher and diversity against passes, a column for each reward."""
     figure, axes = plt.subplots(3, len(WATCHED), figsize=(6 * len(WATCHED), 11), sharex=True)
-    styles = [(colour, line) for line in ("-", ":") for colour in plt.get_cmap("tab10").colors]
+    styles = [(colour, line) for line in ("-", ":") for colour in color_sequences["tab10"]]
     for column, (reward, watched) in enumerate(WATCHED.items()):
         fields = (("scores", f"{reward}, the guide"), watched, ("diversity", "diversity"))
         for axis, (field, label) in zip(axes[:, column], fields, strict=True):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import color_sequences
 from rich.console import Console
 
 from experiments import common
@@ -291,7 +292,7 @@ def draw(
         *shape, figsize=size, squeeze=False, sharex="col", sharey="row" if shape[0] > 1 else False
     )
     panels = [(name, price) for name in watched for price in across]
-    styles = [(colour, line) for line in ("-", ":") for colour in plt.get_cmap("tab10").colors]
+    styles = [(colour, line) for line in ("-", ":") for colour in color_sequences["tab10"]]
     for axis, (name, price) in zip(axes.flat, panels, strict=True):
         for (colour, line), (curve, rows) in zip(styles, curves.items(), strict=False):
             at = [one[price] for one in rows]

@@ -35,6 +35,7 @@ from experiments.scenes_common import (
     draw,
 )
 from jaxsearch.metrics import frechet_distance, precision_recall
+from jaxsearch.metrics.moments import Statistics
 from jaxsearch.metrics.population import population
 from jaxsearch.searchers import early_stop
 from jaxsearch.zoo.features import scenes
@@ -70,12 +71,19 @@ def real(asked: Captions, times: int, seed: int) -> np.ndarray:
 def against(asked: Captions, seeds: int) -> Callable[[np.ndarray], dict[str, float]]:
     """How far images [n,48,48,3] are from as many real scenes."""
     extractor = scenes(network="contrastive")
-    reference = population(extractor, [real(asked, seeds, HELD_OUT)])
+
+    def seen(images: np.ndarray) -> tuple[Statistics, np.ndarray]:
+        found = population(extractor, [images])
+        assert found.statistics is not None
+        assert found.features is not None
+        return found.statistics, found.features
+
+    reference = seen(real(asked, seeds, HELD_OUT))
 
     def far(images: np.ndarray) -> dict[str, float]:
-        made = population(extractor, [images])
-        both = precision_recall(reference.features, made.features)
-        distance = frechet_distance(reference.statistics, made.statistics)
+        made = seen(images)
+        distance = frechet_distance(reference[0], made[0])
+        both = precision_recall(reference[1], made[1])
         return {"frechet": distance, "precision": both.precision, "recall": both.recall}
 
     return far

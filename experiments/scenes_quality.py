@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +24,19 @@ from jaxsearch.zoo.scenes.captions import TASKS, prompt_set
 from jaxsearch.zoo.scenes.check import exact
 from jaxsearch.zoo.scenes.data import HELD_OUT, batch, pleasantness, pool
 from jaxsearch.zoo.scenes.load import (
+    Size,
     decoder,
     denoiser_with,
     network,
     prompts_with,
     weights,
 )
-from jaxsearch.zoo.scenes.network import MOST, SIZES
+from jaxsearch.zoo.scenes.network import MOST
 from jaxsearch.zoo.scenes.world import NUM_KINDS
 
 
 def exact_rates(
-    size: str,
+    size: Size,
     params: PyTree,
     *,
     num: int = 128,
@@ -97,7 +99,7 @@ def main(
     num: int = 128,
     guidance: tuple[float, ...] = (1.0, 2.0, 4.0),
     steps: int = 20,
-    only: tuple[str, ...] = tuple(SIZES),
+    only: tuple[Size, ...] = get_args(Size),
 ) -> None:
     """Prints the figures of the model card.
 

@@ -148,6 +148,11 @@ LOSSES: dict[str, Callable[[Optimisation, Training], Loss]] = {
 }
 
 
+def _made(name: str, key: Array) -> PyTree:
+    """The parameters of a network of that name, drawn."""
+    return parameters(build(name, nnx.Rngs(key)))
+
+
 def train_all(
     training: Training,
     folder: Path,
@@ -167,7 +172,7 @@ def train_all(
         settings = getattr(training, name)
         found = train(
             name,
-            lambda key, name=name: parameters(build(name, nnx.Rngs(key))),
+            functools.partial(_made, name),
             LOSSES[name](settings, training),
             scenes,
             settings,

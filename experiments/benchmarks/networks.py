@@ -46,7 +46,7 @@ def _adm() -> Pair:
         from diffusers import UNet2DModel
 
         attending = 3
-        model = UNet2DModel(
+        model: Any = UNet2DModel(
             sample_size=64,
             layers_per_block=3,
             block_out_channels=(192, 384, 576, 768),
@@ -74,7 +74,7 @@ def _dit() -> Pair:
     def reference() -> Callable[..., Any]:
         from diffusers import DiTTransformer2DModel
 
-        model = DiTTransformer2DModel(
+        model: Any = DiTTransformer2DModel(
             num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8,
             num_layers=28, sample_size=32, patch_size=2, num_embeds_ada_norm=1000,
         )  # fmt: skip
@@ -92,7 +92,7 @@ def _decoder() -> Pair:
     def reference() -> Callable[..., Any]:
         from diffusers import AutoencoderKL
 
-        model = AutoencoderKL(
+        model: Any = AutoencoderKL(
             block_out_channels=config.block_out_channels, layers_per_block=2,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -118,7 +118,7 @@ def _unet() -> Pair:
     def reference() -> Callable[..., Any]:
         from diffusers import UNet2DConditionModel
 
-        model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        model: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         return lambda x, t, text: model(x.permute(0, 3, 1, 2), t, text).sample
 
     return Pair(lambda rngs: unet2d_condition.UNet2DCondition(config, rngs=rngs), inputs, reference)

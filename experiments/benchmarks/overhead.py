@@ -174,7 +174,7 @@ def scenes(num_prompts: int) -> tuple[Prompts, Callable[[str, Value], Problem]]:
 MODELS = {"digits": digits, "scenes": scenes}
 
 
-def bare_program(num_prompts: int, *, sampling: bool) -> Callable[..., Array]:
+def bare_program(num_prompts: int, *, sampling: bool) -> jax.stages.Wrapped:
     """A function `(problem, prompts, rounds by batch) -> number` of a search's bare calls.
 
     Args:
@@ -238,7 +238,7 @@ def bare_program(num_prompts: int, *, sampling: bool) -> Callable[..., Array]:
     return run
 
 
-def climbing_program(num_prompts: int, climbs: int) -> Callable[..., Array]:
+def climbing_program(num_prompts: int, climbs: int) -> jax.stages.Wrapped:
     """A function `(problem, prompts) -> number` of `climbs` steps up, and what the last led to.
 
     Args:

@@ -54,7 +54,8 @@ def on_a_chip(weights: PyTree, sharing: int) -> int:
     mesh = AbstractMesh((sharing,), (MODEL_AXIS,))
 
     def part(leaf: jax.ShapeDtypeStruct) -> int:
-        return math.prod(part_of(leaf, mesh).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        shape: tuple[int, ...] = part_of(leaf, mesh).shard_shape(leaf.shape)
+        return math.prod(shape) * leaf.dtype.itemsize
 
     return sum(map(part, jax.tree.leaves(weights)))
 

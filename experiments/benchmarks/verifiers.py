@@ -195,7 +195,8 @@ def by_pillow(images: np.ndarray, wanted: Preprocessing) -> Any:
         for image in images
     ]
     levels = np.stack(small)[:, inside, inside].astype(np.float32) / 255
-    x = (levels - np.float32(wanted.mean)) / np.float32(wanted.std)
+    mean, deviation = np.asarray((wanted.mean, wanted.std), np.float32)
+    x = (levels - mean) / deviation
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 

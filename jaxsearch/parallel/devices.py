@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.evaluate import PARTICLE_AXIS
@@ -60,7 +60,7 @@ def num_particle_devices(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape[PARTICLE_AXIS]
 
 
-def num_model_devices(mesh: Mesh | None) -> int:
+def num_model_devices(mesh: Mesh | AbstractMesh | None) -> int:
     """Devices that share one copy of the weights."""
     return 1 if mesh is None else mesh.shape.get(MODEL_AXIS, 1)
 
@@ -104,7 +104,7 @@ def loading_onto(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
-def part_of(leaf: Any, mesh: Mesh) -> NamedSharding:
+def part_of(leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
     """How an array, or its shape alone, is divided among the devices that share weights.
 
     Along the longer of its last two axes that they divide: what goes into a layer or what comes

@@ -1,8 +1,12 @@
 """Searchers, one algorithm a file. A new one is its file and its line here."""
 
+from collections.abc import Callable
+
+from jaxsearch.core.types import Searcher
 from jaxsearch.searchers.beam import beam
 from jaxsearch.searchers.best_of_n import best_of_n
 from jaxsearch.searchers.cross_entropy import cross_entropy
+from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.searchers.epsilon_greedy import epsilon_greedy
 from jaxsearch.searchers.evolution import evolution
 from jaxsearch.searchers.gradient import gradient
@@ -15,7 +19,7 @@ from jaxsearch.searchers.smc import smc
 from jaxsearch.searchers.svdd import svdd
 from jaxsearch.searchers.zero_order import zero_order
 
-SEARCHERS = {
+SEARCHERS: dict[str, Callable[..., Searcher]] = {
     "beam": beam,
     "best_of_n": best_of_n,
     "cross_entropy": cross_entropy,
@@ -50,4 +54,4 @@ FREE_SIZE = {
 }
 """By searcher: the setting that a budget chooses where nobody else does."""
 
-__all__ = ["FREE_SIZE", "SEARCHERS", *SEARCHERS]
+__all__ = ["FREE_SIZE", "SEARCHERS", "early_stop", *SEARCHERS]
