@@ -43,7 +43,7 @@ THOROUGH = {
     r"test_verifiers::test_hps_is_the.*\[True\]",
     r"test_a_trajectory_is_that_of_diffusers\[1\]",
     r"test_inception::test_the_score_is_the_probability.*\[False\]",
-    r"test_sit_that_predicts_no_velocity.*\[noise\]",
+    r"a_sit_that_predicts_no_velocity.*\[noise\]",
     r"test_cross_entropy::test_it_finds_a_known_optimum\[random\]",
     r"test_gradient::test_the_optimum_of_a_quadratic\[False\]",
     r"test_budget::test_a_tree_never_spends_more.*\[sample\]",

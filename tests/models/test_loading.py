@@ -129,7 +129,7 @@ def test_refuses_an_unreadable_file(path, content):
 def test_a_failed_write_leaves_the_old_file(path, module, monkeypatch):
     before = path.read_bytes()
 
-    def fail(tensors, name):
+    def fail(tensors, name, metadata):
         with open(name, "wb") as file:
             file.write(b"half")
         raise OSError("disk full")
