@@ -85,9 +85,7 @@ def converted(torch, pipeline, kind):
     """The pipeline's weights as the authors' file has them, and its config."""
     config = dit_config(read_config(pipeline / "transformer"))
     tensors = original_names(read_weights(pipeline / "transformer"), config)
-    torch.save(
-        {"ema": {k: torch.from_numpy(np.array(v)) for k, v in tensors.items()}}, "weights.pt"
-    )
+    torch.save({"ema": {k: torch.tensor(np.array(v)) for k, v in tensors.items()}}, "weights.pt")
     with open("config.json", "w") as file:
         json.dump(TransformerConfig(config, kind).to_json(), file)
     with open("labels.txt", "w") as file:
@@ -109,9 +107,7 @@ def test_weights_in_the_former_format_are_the_same_model(torch, pipeline, tmp_pa
     more = ["--searcher", "best_of_n", "--prompts", "tench"]
     assert search(pipeline, *more, "--output", "safe") == 0
     for part in ("transformer", "vae"):
-        tensors = {
-            k: torch.from_numpy(np.array(v)) for k, v in read_weights(pipeline / part).items()
-        }
+        tensors = {k: torch.tensor(np.array(v)) for k, v in read_weights(pipeline / part).items()}
         torch.save(tensors, (pipeline / part / WEIGHTS).with_suffix(".bin"))
         (pipeline / part / WEIGHTS).unlink()
     pipeline.rename(tmp_path / "former")  # another name, or it would still be in memory
