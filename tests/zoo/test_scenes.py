@@ -101,11 +101,21 @@ def test_what_captions_mean():
         ("", "Ask for one to four things"),
         ("a red circle and a red disc", "beside another thing"),
         ("two red circles and a blue star", "beside another thing"),
+        ("a red circle 红色", "the word '红色' is not known"),
+        ("a réd circle", "the word 'réd' is not known"),
     ],
 )
 def test_what_is_no_caption_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
         read(text)
+
+
+def test_a_long_text_is_refused_in_a_short_line():
+    """Kills: messages of as many pages as the prompt; a word of thousands of letters."""
+    for text in ("a red circle and " * 2000, "x" * 30_000, "two" + " red" * 5000):
+        with pytest.raises(ValueError, match="asks for no scene") as caught:
+            read(text)
+        assert len(str(caught.value)) < 500
 
 
 def test_tokens_say_the_caption():
@@ -126,6 +136,16 @@ def test_a_prompt_set_is_its_tasks_in_turn():
     assert {read(text).task for text in prompt_set(9, tasks=("pair",))} == {"pair"}
     with pytest.raises(ValueError, match="unknown task 'fish'"):
         prompt_set(1, tasks=("fish",))
+    with pytest.raises(ValueError, match="no task is given: take single"):
+        prompt_set(1, tasks=())
+    with pytest.raises(ValueError, match="num is -1"):
+        prompt_set(-1)
+
+
+def test_a_task_has_only_so_many_captions():
+    """Kills: a search for another one that never ends."""
+    with pytest.raises(ValueError, match="num is 1301: after 1300 captions, 30000 more of the"):
+        prompt_set(1301, tasks=("single",))
 
 
 # ---------------------------------------------------------------------------------------- pictures
