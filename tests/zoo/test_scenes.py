@@ -43,6 +43,7 @@ from jaxsearch.zoo.scenes.world import (
 )
 
 NUM = 64
+LEARNT = {"alignment": load.alignment, "attributes": load.attributes, "taste": load.taste}
 
 
 def _scenes(kinds, seed=0):
@@ -275,6 +276,10 @@ def test_graded_is_f1():
 def test_other_pictures_are_refused():
     with pytest.raises(ValueError, match="scenes are 48x48 pixels in colour, not 32x32x1"):
         check.exact()(jnp.zeros((1, 32, 32, 1)), _context([Request(0)]))
+    context = prompts(["a red dot"], size="small").context
+    for make in LEARNT.values():
+        with pytest.raises(ValueError, match="scenes are 48x48 pixels in colour, not 32x32x3"):
+            jax.eval_shape(make().__call__, jnp.zeros((1, 32, 32, 3)), context)
     with pytest.raises(ValueError, match="form is 'half'"):
         check.exact(form="half")
 
@@ -289,6 +294,13 @@ def test_prompts_do_not_depend_on_their_company():
     assert together.ids[3] == alone.ids[0]
     for key, value in alone.context.items():
         np.testing.assert_array_equal(together.context[key][3], value[0])
+
+
+def test_prompts_are_a_list_of_captions():
+    with pytest.raises(ValueError, match="give a list of texts"):
+        prompts("a red circle")
+    with pytest.raises(ValueError, match="no prompts"):
+        prompts([])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -306,14 +318,19 @@ def test_the_denoiser_says_both_parts_of_what_it_is_given(size):
     np.testing.assert_allclose(found.x0, nothing + 3 * (told - nothing), atol=1e-3)
 
 
+def test_captions_of_another_size_are_refused():
+    asked = prompts(prompt_set(2), size="large")
+    x, t = jnp.zeros((2, SIDE, SIDE, 3)), jnp.ones((2,))
+    with pytest.raises(ValueError, match=r"the shape \(16, 64\), and the model's own of none has"):
+        jax.eval_shape(load.denoiser(size="small"), x, t, asked.cond)
+
+
 def test_an_unknown_size_is_refused():
     with pytest.raises(ValueError, match="size is 'huge': the package has large and small"):
         load.denoiser(size="huge")
 
 
 # --------------------------------------------------------------------------------------- verifiers
-
-LEARNT = {"alignment": load.alignment, "attributes": load.attributes, "taste": load.taste}
 
 
 @pytest.fixture(scope="module")
