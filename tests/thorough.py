@@ -48,6 +48,7 @@ THOROUGH = {
     r"test_gradient::test_the_optimum_of_a_quadratic\[False\]",
     r"test_budget::test_a_tree_never_spends_more.*\[sample\]",
     # The same at another size.
+    r"test_train_scenes::test_the_package_has.*\[large\]",
     r"test_beam::test_a_narrow_beam",
     r"test_mcts::test_it_finds_one_of_the_best",
     r"test_it_is_the_largest_that_is_never_above\[(paths|beam)\]",
