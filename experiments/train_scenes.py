@@ -160,11 +160,20 @@ def train_all(
     only: tuple[str, ...] = NAMES,
     after_chunk: Callable[[str, int], None] = lambda name, step: None,
 ) -> None:
-    """Trains networks and stores their weights; arguments as for `experiments.training.train`.
+    """Trains networks and stores their weights.
+
+    Args:
+        training: the configuration.
+        folder: of checkpoints and weights; a run found there goes on.
+        only: names of networks.
+        after_chunk: told the network and the steps done once they are safe on disk.
 
     Raises:
-        ValueError: if the folder holds a run of another configuration.
+        ValueError: if a network is unknown, or the folder holds a run of another configuration.
     """
+    for name in only:
+        if name not in NAMES:
+            raise ValueError(f"no network {name!r}: there are {', '.join(NAMES)}")
     claim(folder, training)
     scenes = pool(training.num_scenes, seed=training.seed)
     key = jax.random.key(training.seed)

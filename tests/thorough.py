@@ -62,6 +62,7 @@ THOROUGH = {
     r"test_traced::test_other_numbers.*\[two numbers",
     r"test_dinov2::test_files_of_meta\[.*-1",
     r"test_(adm|song|adm_classifier|resnet)::test_half_precision.*\[(?!plain|basic)",
+    r"test_train_scenes::test_the_package_has.*\[large\]",
     r"test_beam::test_a_narrow_beam",
     r"test_mcts::test_it_finds_one_of_the_best",
     r"test_it_is_the_largest_that_is_never_above\[(paths|beam)\]",

@@ -71,7 +71,14 @@ def _guided(
     inner_apply: Callable[[PyTree, Array, Array, PyTree], Prediction], guided_channels: int | None
 ):
     def pair(first: Array, second: Array) -> Array:
-        both = jnp.stack([first, jnp.broadcast_to(second, first.shape)], axis=1)
+        try:
+            second = jnp.broadcast_to(second, first.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"the prompts' conditions have the shape {first.shape[1:]}, and the model's own of "
+                f"none has {jnp.shape(second)}: they were made for another model or size"
+            ) from error
+        both = jnp.stack([first, second], axis=1)
         return both.reshape((-1, *first.shape[1:]))
 
     def apply(params: PyTree, x: Array, t: Array, cond: PyTree) -> Prediction:

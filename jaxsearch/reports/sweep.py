@@ -25,6 +25,7 @@ from jaxsearch.sweeps.units import Unit
 _MOST_PICTURES = 4000
 _MOST_NUMBERS = 100_000
 _MOST_LINES = 8  # of points in one figure, each in a colour of its own
+_NAMED = ("seed", "prompt_id", "prompt", "place", "score")  # columns of records
 
 
 class _Point(NamedTuple):
@@ -214,22 +215,27 @@ def _progress(point: _Point) -> Progress | None:
 
 
 def _by_prompt(folder: SweepFolder, points: Sequence[_Point]) -> tuple[Table | None, int]:
-    """A row for each prompt and seed, with what each point has found; and how many there are."""
+    """A row for each prompt and seed, with what each point has found; and how many there are.
+
+    Rows are in the order of the prompts' list, which their ids say nothing of.
+    """
     rows: dict[tuple[int, int, str], dict[int, dict[str, Any]]] = {}
+    places: dict[tuple[int, int, str], int] = {}
     units = [unit for point in points for unit in point.done]
     pictures = any("image" in columns_of(folder.records(unit.id)) for unit in units)
     for point in points:
         if point.records is None:
             continue
-        for seed, identity, prompt, score in zip(
-            *(point.records[name].to_pylist() for name in ("seed", "prompt_id", "prompt", "score")),
-            strict=True,
+        for seed, identity, prompt, place, score in zip(
+            *(point.records[name].to_pylist() for name in _NAMED), strict=True
         ):
-            rows.setdefault((identity, seed, prompt), {})[point.number] = {"score": score}
+            key = (identity, seed, prompt)
+            rows.setdefault(key, {})[point.number] = {"score": score}
+            places.setdefault(key, place)
     if not rows:
         return None, 0
     most = (_MOST_PICTURES if pictures else _MOST_NUMBERS) // len(points)
-    ordered = sorted(rows, key=lambda key: (key[1], key[0]))[: max(most, 1)]
+    ordered = sorted(rows, key=lambda key: (key[1], places[key], key[0]))[: max(most, 1)]
     shown = {key: rows[key] for key in ordered}
     if pictures:
         _add_pictures(folder, points, shown)

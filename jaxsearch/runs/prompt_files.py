@@ -59,7 +59,7 @@ def read_prompts(name: str) -> list[Prompt]:
         return _plain(text, asked.path)
     rows = list(read(text, asked.path))
     if not rows:
-        raise UserError(f"{asked.path} holds no prompts")
+        raise _none(asked.path)
     return [_prompt(row, asked) for row in (_selected(rows, asked) if asked.chosen else rows)]
 
 
@@ -116,7 +116,13 @@ def _plain(text: str, path: Path) -> list[Prompt]:
             )
         if line:
             found.append(Prompt(line))
+    if not found:
+        raise _none(path)
     return found
+
+
+def _none(path: Path) -> UserError:
+    return UserError(f"{path} holds no prompts")
 
 
 # ---------------------------------------------------------------------------------------- the forms

@@ -40,7 +40,7 @@ def digits() -> Reference:
 
 
 def scenes() -> Reference:
-    """Twice 4096 scenes that no network has learnt from."""
+    """Twice 4096 scenes, drawn apart from those that networks learnt from."""
 
     def drawn(seed: int) -> np.ndarray:
         return np.asarray(batch(jax.random.key(seed), pool(_POOL, seed=seed), _SCENES).images)

@@ -32,7 +32,14 @@ def text_ids(texts: Sequence[str]) -> np.ndarray:
     It is the CRC-32 of both, without its first bit, so its place in the list is not in it and other
     prompts change nothing. Two texts of one id (a chance of one in 2^31 for a pair) have the same
     noise for different pictures, which does no harm.
+
+    Raises:
+        ValueError: if there is no prompt, or one where a list of them belongs.
     """
+    if isinstance(texts, str):
+        raise ValueError(f"prompts are the text {texts!r}: give a list of texts")
+    if not len(texts):
+        raise ValueError("no prompts: give at least one")
     seen: collections.Counter[str] = collections.Counter()
     ids = []
     for text in texts:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
@@ -20,7 +21,7 @@ from PIL import Image
 from jaxsearch import cli
 from jaxsearch.reports.pictures import picture_from, side_for
 from jaxsearch.runs.images import read_png, write_png
-from jaxsearch.sweeps.records import read_table
+from jaxsearch.sweeps.records import read_table, write_table
 from tests.reports.small import EVIL, multiplied, renamed
 
 
@@ -263,6 +264,17 @@ def tables_of_prompts(text: str) -> list[str]:
         r'<script type="application/json" id="prompts-\d+">(.*?)</script>', text, re.DOTALL
     )
     return [json.loads(one) for one in found]
+
+
+def test_prompts_of_a_sweep_are_in_the_order_of_their_list(sweep: Path) -> None:
+    """Kills: rows by id, which of a text is a checksum."""
+    for path in (sweep / "units").glob("*.parquet"):
+        unit = read_table(path)
+        at = unit.column_names.index("prompt_id")
+        ids = pa.array([(5, 1, 3)[place] for place in unit["place"].to_pylist()])
+        write_table(path, unit.set_column(at, "prompt_id", ids))
+    found = [row[1:3] for row in tables(made(sweep))[1]["rows"]]
+    assert found == [[prompt, seed] for seed in (0, 1) for prompt in ("3", "5", "3")]
 
 
 def test_a_sweep_that_is_not_complete_says_so(sweep: Path) -> None:

@@ -124,6 +124,7 @@ def test_a_column_and_rows_are_chosen_behind_the_name(tmp_path: Path) -> None:
         ("a.csv", '"prompt,b\nx,y\n', "the row at line 1 is no CSV"),
         ("a.csv", "prompt,b\n", "a.csv holds no prompts"),
         ("a.csv", b"prompt,b\nx,y\n\xe9,z\n", "line 3 is not text in UTF-8: save"),
+        ("a.txt", " \n\n", "a.txt holds no prompts"),
         ("a.txt", "a cat".encode("utf-16"), "line 1 is not text in UTF-8"),
         ("a.txt", "a cat\na\tb\n", "line 2 has a tab: name the file .tsv"),
         ("a.tsv", "prompt\tb\nx\ty\nz\n", "the row at line 3 has 1 fields"),

@@ -43,6 +43,7 @@ from jaxsearch.zoo.scenes.world import (
 )
 
 NUM = 64
+LEARNT = {"alignment": load.alignment, "attributes": load.attributes, "taste": load.taste}
 
 
 def _scenes(kinds, seed=0):
@@ -101,11 +102,21 @@ def test_what_captions_mean():
         ("", "Ask for one to four things"),
         ("a red circle and a red disc", "beside another thing"),
         ("two red circles and a blue star", "beside another thing"),
+        ("a red circle 红色", "the word '红色' is not known"),
+        ("a réd circle", "the word 'réd' is not known"),
     ],
 )
 def test_what_is_no_caption_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
         read(text)
+
+
+def test_a_long_text_is_refused_in_a_short_line():
+    """Kills: messages of as many pages as the prompt; a word of thousands of letters."""
+    for text in ("a red circle and " * 2000, "x" * 30_000, "two" + " red" * 5000):
+        with pytest.raises(ValueError, match="asks for no scene") as caught:
+            read(text)
+        assert len(str(caught.value)) < 500
 
 
 def test_tokens_say_the_caption():
@@ -126,6 +137,16 @@ def test_a_prompt_set_is_its_tasks_in_turn():
     assert {read(text).task for text in prompt_set(9, tasks=("pair",))} == {"pair"}
     with pytest.raises(ValueError, match="unknown task 'fish'"):
         prompt_set(1, tasks=("fish",))
+    with pytest.raises(ValueError, match="no task is given: take single"):
+        prompt_set(1, tasks=())
+    with pytest.raises(ValueError, match="num is -1"):
+        prompt_set(-1)
+
+
+def test_a_task_has_only_so_many_captions():
+    """Kills: a search for another one that never ends."""
+    with pytest.raises(ValueError, match="num is 1301: after 1300 captions, 30000 more of the"):
+        prompt_set(1301, tasks=("single",))
 
 
 # ---------------------------------------------------------------------------------------- pictures
@@ -255,6 +276,10 @@ def test_graded_is_f1():
 def test_other_pictures_are_refused():
     with pytest.raises(ValueError, match="scenes are 48x48 pixels in colour, not 32x32x1"):
         check.exact()(jnp.zeros((1, 32, 32, 1)), _context([Request(0)]))
+    context = prompts(["a red dot"], size="small").context
+    for make in LEARNT.values():
+        with pytest.raises(ValueError, match="scenes are 48x48 pixels in colour, not 32x32x3"):
+            jax.eval_shape(make().__call__, jnp.zeros((1, 32, 32, 3)), context)
     with pytest.raises(ValueError, match="form is 'half'"):
         check.exact(form="half")
 
@@ -269,6 +294,13 @@ def test_prompts_do_not_depend_on_their_company():
     assert together.ids[3] == alone.ids[0]
     for key, value in alone.context.items():
         np.testing.assert_array_equal(together.context[key][3], value[0])
+
+
+def test_prompts_are_a_list_of_captions():
+    with pytest.raises(ValueError, match="give a list of texts"):
+        prompts("a red circle")
+    with pytest.raises(ValueError, match="no prompts"):
+        prompts([])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -286,14 +318,19 @@ def test_the_denoiser_says_both_parts_of_what_it_is_given(size):
     np.testing.assert_allclose(found.x0, nothing + 3 * (told - nothing), atol=1e-3)
 
 
+def test_captions_of_another_size_are_refused():
+    asked = prompts(prompt_set(2), size="large")
+    x, t = jnp.zeros((2, SIDE, SIDE, 3)), jnp.ones((2,))
+    with pytest.raises(ValueError, match=r"the shape \(16, 64\), and the model's own of none has"):
+        jax.eval_shape(load.denoiser(size="small"), x, t, asked.cond)
+
+
 def test_an_unknown_size_is_refused():
     with pytest.raises(ValueError, match="size is 'huge': the package has large and small"):
         load.denoiser(size="huge")
 
 
 # --------------------------------------------------------------------------------------- verifiers
-
-LEARNT = {"alignment": load.alignment, "attributes": load.attributes, "taste": load.taste}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from jaxsearch.zoo.texts import text_ids
 
@@ -14,3 +15,11 @@ def test_ids_of_texts():
     assert ids.min() >= 0
     # They must never change: runs of another day would no longer replay.
     np.testing.assert_array_equal(text_ids(["a", "a"]), [1947945454, 1977164761])
+
+
+def test_what_is_no_list_of_texts_is_refused():
+    """Kills: a text taken for as many prompts as it has letters; a failure deep in the encoder."""
+    with pytest.raises(ValueError, match="prompts are the text 'a cat': give a list of texts"):
+        text_ids("a cat")
+    with pytest.raises(ValueError, match="no prompts: give at least one"):
+        text_ids([])

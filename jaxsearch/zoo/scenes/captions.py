@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsearch.core.checks import check_count
 from jaxsearch.zoo.scenes.world import COLOURS, NUM_KINDS, SHAPES, kind_of
 
 TASKS = ("single", "counting", "pair", "relation")
@@ -21,6 +22,7 @@ RELATIONS = ("left", "right", "above", "below")
 NUMBERS = ("two", "three", "four")
 LENGTH = 16
 """The most words that a caption may have."""
+_MOST_SAID = 80  # characters of a text that a message repeats
 
 _COLOUR_WORDS = {
     "red": ("red", "crimson", "scarlet"),
@@ -122,8 +124,11 @@ def _grammar() -> re.Pattern[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in small letters, without punctuation."""
-    return re.findall(r"[a-z]+|\d+", text.lower())
+    """The words of a text in small letters, without punctuation; letters are those of any script.
+
+    So a word that this world has no idea of stays one, and is not passed over.
+    """
+    return re.findall(r"[^\W\d_]+|\d+", text.lower())
 
 
 def read(text: str) -> Request:
@@ -132,23 +137,23 @@ def read(text: str) -> Request:
     Raises:
         ValueError: if it is no caption of this world. The message says why.
     """
-    words = words_of(text)
+    words, nothing = words_of(text), f"{_quoted(text)} asks for no scene"
     unknown = [word for word in words if word not in vocabulary()]
     if unknown:
         near = difflib.get_close_matches(unknown[0], vocabulary(), n=2)
         meant = f" (near: {', '.join(near)})" if near else ""
         raise ValueError(
-            f"{text!r} asks for no scene: the word {unknown[0]!r} is not known{meant}. {_example()}"
+            f"{nothing}: the word {_quoted(unknown[0])} is not known{meant}. {_example()}"
         )
     found = _grammar().fullmatch(" ".join(words))
     if found is None or len(words) > LENGTH:
-        raise ValueError(f"{text!r} asks for no scene. {_example()}")
+        raise ValueError(f"{nothing}. {_example()}")
 
     def thing(name: str) -> tuple[int, int]:
         shape, number = found[f"{name}_shape"], found[f"{name}_number"]
         count = _NUMBER_OF.get(number, 1)
         if (count == 1) != (shape in _SINGULAR):
-            raise ValueError(f"{text!r} asks for no scene: {number or 'no number'} {shape}?")
+            raise ValueError(f"{nothing}: {number or 'no number'} {shape}?")
         return kind_of(_SHAPE_OF[shape], _COLOUR_OF[found[f"{name}_colour"]]), count
 
     first, count = thing("first")
@@ -156,11 +161,14 @@ def read(text: str) -> Request:
         return Request(first, count)
     second, other = thing("second")
     if count > 1 or other > 1 or first == second:
-        raise ValueError(
-            f"{text!r} asks for no scene: beside another thing there is one of each kind"
-        )
+        raise ValueError(f"{nothing}: beside another thing there is one of each kind")
     relation = found["relation"]
     return Request(first, 1, second, None if relation is None else _RELATION_OF[relation])
+
+
+def _quoted(text: str) -> str:
+    """A text as messages say it; of a long one its beginning."""
+    return repr(text if len(text) <= _MOST_SAID else text[:_MOST_SAID] + "...")
 
 
 def _example() -> str:
@@ -178,6 +186,10 @@ def vocabulary() -> tuple[str, ...]:
             *_JOINTS, "one", "a", "an", "the"]  # fmt: skip
     return tuple(sorted({word for words in said for word in words.split()}))
 
+
+_MOST_IN_VAIN = 30_000
+"""How often nothing new is drawn before a task is held to have no more captions: a second. The
+rarest caption of a single thing is one in 2700."""
 
 PADDING = 0
 """The token of a place behind a caption's last word; a caption of nothing else asks for nothing."""
@@ -209,13 +221,22 @@ def prompt_set(num: int, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> list
     """Captions, the tasks in turn, none twice: the same ones for the same arguments.
 
     Raises:
-        ValueError: if a task is unknown.
+        ValueError: if a task is unknown or none is given, or they have not so many captions.
     """
+    check_count("num", num)
+    if not tasks:
+        raise ValueError(f"no task is given: take {', '.join(TASKS)}")
     for task in tasks:
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: take {', '.join(TASKS)}")
-    rng, found = np.random.default_rng(seed), dict[str, None]()
+    rng, found, in_vain = np.random.default_rng(seed), dict[str, None](), 0
     while len(found) < num:
-        task = tasks[len(found) % len(tasks)]
+        task, before = tasks[len(found) % len(tasks)], len(found)
         found[write(sample_request(rng, task), rng)] = None
+        in_vain = 0 if len(found) > before else in_vain + 1
+        if in_vain == _MOST_IN_VAIN:
+            raise ValueError(
+                f"num is {num}: after {before} captions, {in_vain} more of the task {task!r} were "
+                "all there already: take fewer, or other tasks too"
+            )
     return list(found)

@@ -23,7 +23,6 @@ from jaxsearch.zoo.scenes.world import (
     NUM_KINDS,
     NUM_TINTS,
     OFFSETS,
-    SIDE,
     cells,
     tiles_of,
 )
@@ -92,10 +91,6 @@ def see(weights: PyTree, images: Array) -> Seen:
     Raises:
         ValueError: if images have other sides or channels.
     """
-    if images.shape[1:] != (SIDE, SIDE, 3):
-        raise ValueError(
-            f"scenes are {SIDE}x{SIDE} pixels in colour, not {'x'.join(map(str, images.shape[1:]))}"
-        )
     tiles = tiles_of(images).reshape(len(images), NUM_CELLS, -1)
     products = jnp.einsum(
         "ncp,tkp->ntck", tiles, weights["cells"], precision=jax.lax.Precision.HIGHEST

@@ -107,7 +107,8 @@ def denoiser_with(name: Size, params: PyTree, *, guidance: Array | float = 1.0) 
 def denoiser(*, size: Size = "large", guidance: float = 2.0) -> Denoiser:
     """Scenes of 48x48 pixels in [-1, 1] from captions, on `process.flow()`.
 
-    Its condition is what the text encoder makes of captions, [n, 16, width] float32 (`prompts`).
+    Its condition is what its own text encoder makes of captions, [n, 16, width] float32: that of
+    `prompts` of the same size.
 
     Args:
         size: of the model.
@@ -121,10 +122,11 @@ def denoiser(*, size: Size = "large", guidance: float = 2.0) -> Denoiser:
 
 def prompts_with(name: Size, params: PyTree, texts: Sequence[str]) -> Prompts:
     """Captions as prompts of a base model with these weights; see `prompts`."""
+    ids = jnp.asarray(text_ids(texts))
     requests = [read(text) for text in texts]
     context = {key: jnp.asarray(value) for key, value in context_of(requests).items()}
     context["tokens"] = jnp.asarray(tokenise(texts))
-    return Prompts(jnp.asarray(text_ids(texts)), _encoder(name, params)(texts), context)
+    return Prompts(ids, _encoder(name, params)(texts), context)
 
 
 def prompts(texts: Sequence[str], *, size: Size = "large") -> Prompts:

@@ -17,7 +17,7 @@ from jaxsearch.models.layers import Layers
 from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.transformer import JointAttention, TokenEmbeddings, Transformer
 from jaxsearch.zoo.scenes.captions import LENGTH, vocabulary
-from jaxsearch.zoo.scenes.world import CELL, GRID, NUM_CELLS, NUM_KINDS, tiles_of
+from jaxsearch.zoo.scenes.world import CELL, GRID, NUM_CELLS, NUM_KINDS, check_images, tiles_of
 
 _PIXELS = CELL * CELL * 3  # numbers of a cell, which is one token
 _TIME_FEATURES = 64
@@ -234,6 +234,7 @@ class Taste(nnx.Module):
 
     def __call__(self, images: Array) -> Array:
         """[n,48,48,3] in [0,1] -> [n]."""
+        check_images(images)
         h = jax.nn.gelu(self.first(2 * images - 1), approximate=True)
         h = jax.nn.gelu(self.second(h), approximate=True).reshape(len(images), -1)
         return self.score(jax.nn.gelu(self.third(h), approximate=True))[:, 0]

@@ -109,7 +109,24 @@ def draw(scene: Scene) -> Array:
     return jnp.moveaxis(tiles, -3, -4).reshape((*lead, SIDE, SIDE, 3))
 
 
+def check_images(images: Array) -> None:
+    """Refuses what is no images [n, 48, 48, 3].
+
+    Raises:
+        ValueError: if they have other sides or channels.
+    """
+    if images.shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(
+            f"scenes are {SIDE}x{SIDE} pixels in colour, not {'x'.join(map(str, images.shape[1:]))}"
+        )
+
+
 def tiles_of(images: Array) -> Array:
-    """Images [n, 48, 48, 3] -> their cells [n, 16, 12, 12, 3], rows first."""
+    """Images [n, 48, 48, 3] -> their cells [n, 16, 12, 12, 3], rows first.
+
+    Raises:
+        ValueError: if they have other sides or channels.
+    """
+    check_images(images)
     grid = images.reshape((len(images), GRID, CELL, GRID, CELL, 3))
     return jnp.swapaxes(grid, 2, 3).reshape((len(images), NUM_CELLS, CELL, CELL, 3))
