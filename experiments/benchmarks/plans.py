@@ -6,11 +6,12 @@ Time: about a minute on 2 CPU cores, from shapes alone. Expected: results/plans.
 
 Each model in bfloat16 is searched by the best of `candidates` noises a prompt, each judged by CLIP
 ViT-L/14. Weights are those of network, decoder and CLIP, divided by the rule of `--model-devices`
-among as few chips as will do; the encoders of texts, in bfloat16 too, are beside them while
-prompts are read, and gone afterwards. What a particle is between two rounds, and what is alive
-inside a model at its worst, is what `jaxsearch plan` counts: activations as if nothing were fused
-(attention's products above all) and as if each chip that shares weights had them whole, so that a
-chip takes more at once than is said here. How many particles run at once is what the command would
+among as few chips as will do; the encoders of texts are beside them while prompts are read, and
+gone afterwards: in bfloat16 too (`--model.text_dtype`), but for Stable Diffusion 1, 2 and XL, whose
+are float32 in any case. What a particle is between two rounds, and what is alive inside a model at
+its worst, is what `jaxsearch plan` counts: activations as if nothing were fused (attention's
+products above all) and as if each chip that shares weights had them whole, so that a chip takes
+more at once than is said here. How many particles run at once is what the command would
 choose: in 80 % of the memory, at one and a half times the estimate.
 """
 

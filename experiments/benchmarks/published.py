@@ -1,5 +1,8 @@
 """Published models at their full size, in bfloat16: shapes, of which no weight is there.
 
+What the command has in float32 whatever it is told (Stable Diffusion's encoders of texts, and
+SDXL's decoder) is so here.
+
 What plans on paper are made of (`pods.py`, `plans.py`). A family joins by a function and one line
 in `FAMILIES`.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,19 +75,19 @@ class Published(NamedTuple):
         )
 
 
-def shapes(build: Callable[[nnx.Rngs], nnx.Module]) -> PyTree:
-    """The weights of a network in bfloat16, of which nothing but shapes is there."""
+def shapes(build: Callable[[nnx.Rngs], nnx.Module], dtype: Any = jnp.bfloat16) -> PyTree:
+    """The weights of a network, of which nothing but shapes is there."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype),
         parameters(abstract_module(build)),
     )
 
 
-def autoencoder(latent_channels: int) -> Decoder:
+def autoencoder(latent_channels: int, dtype: Any = jnp.bfloat16) -> Decoder:
     """Stable Diffusion's, of latents with so many channels."""
     config = AutoencoderConfig(latent_channels=latent_channels)
-    weights = shapes(lambda rngs: AutoencoderKL(config, with_encoder=False, rngs=rngs))
-    return autoencoder_decoder(config, weights, dtype=jnp.bfloat16)
+    weights = shapes(lambda rngs: AutoencoderKL(config, with_encoder=False, rngs=rngs), dtype)
+    return autoencoder_decoder(config, weights, dtype=dtype)
 
 
 def clip() -> Verifier:
@@ -112,25 +115,25 @@ def told(**leaves: tuple[int, ...]) -> dict[str, Array]:
     return {name: jnp.zeros((1, *shape)) for name, shape in leaves.items()}
 
 
-def clip_texts(**changes: int | str) -> PyTree:
+def clip_texts(dtype: Any = jnp.bfloat16, **changes: int | str) -> PyTree:
     """A text encoder of CLIP's; the default is ViT-L/14."""
     config = ClipTextConfig(**changes)  # type: ignore[arg-type]
-    return shapes(lambda rngs: ClipText(config, rngs=rngs))
+    return shapes(lambda rngs: ClipText(config, rngs=rngs), dtype)
 
 
 def clip_h() -> PyTree:
     """OpenCLIP ViT-H/14 as Stable Diffusion 2 has it."""
     return clip_texts(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
-        hidden_act="gelu",
+        jnp.float32, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23,
+        num_attention_heads=16, hidden_act="gelu",
     )  # fmt: skip
 
 
-def clip_g() -> PyTree:
+def clip_g(dtype: Any = jnp.bfloat16) -> PyTree:
     """OpenCLIP ViT-bigG/14, without its projection."""
     return clip_texts(
-        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
-        hidden_act="gelu",
+        dtype, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
+        num_attention_heads=20, hidden_act="gelu",
     )  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def stable_diffusion(config: UNetConfig, encoders: PyTree, *, v: bool) -> Publis
 
 def sd1() -> Published:
     """Stable Diffusion 1.5, 512x512 pixels, 50 steps."""
-    return stable_diffusion(UNetConfig(), clip_texts(), v=False)
+    return stable_diffusion(UNetConfig(), clip_texts(jnp.float32), v=False)
 
 
 def sd2() -> Published:
@@ -223,8 +226,9 @@ def sdxl() -> Published:
     plain = epsilon_denoiser(network, weights, shape=(128, 128, 4), process=process)
     cond = SizedText(**told(text=(77, 2048), pooled=(1280,), sizes=(6,)))
     solver = first_order(trained_steps(process, num_steps=30))
-    encoders = (clip_texts(), clip_g())
-    return Published(guided(plain, cond, 5.0), solver, cond, autoencoder(4), encoders)
+    encoders = (clip_texts(jnp.float32), clip_g(jnp.float32))
+    decoder = autoencoder(4, jnp.float32)
+    return Published(guided(plain, cond, 5.0), solver, cond, decoder, encoders)
 
 
 def pixart() -> Published:

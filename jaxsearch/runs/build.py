@@ -43,6 +43,7 @@ from jaxsearch.runs.errors import UserError, bytes_text, explained
 from jaxsearch.runs.graders import is_grader
 from jaxsearch.searchers.early_stop import early_stop
 from jaxsearch.zoo import Model, entry
+from jaxsearch.zoo.texts import encoders_held
 from jaxsearch.zoo.verifiers import FILES, PUBLISHED, Early, Prompted, files_of
 
 Load = Callable[..., Any]
@@ -142,7 +143,7 @@ def build(
     Raises:
         UserError: if a setting is out of range, or the parts do not go together.
     """
-    with loading_onto(mesh):
+    with loading_onto(mesh), encoders_held():
         return _build(config, most_prompts, load, shapes)
 
 

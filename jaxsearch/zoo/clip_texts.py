@@ -13,7 +13,7 @@ from jaxsearch.models.clip_text_features import (
 )
 from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
 from jaxsearch.zoo.pipeline import config_of
-from jaxsearch.zoo.texts import encoder_origin, text_encoder
+from jaxsearch.zoo.texts import encoder_files, text_encoder
 
 CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Folders of the encoders, in the order in which their features stand, and of their tokenizers."""
@@ -56,5 +56,5 @@ def _encoder(
         load_clip_tokenizer(folder / tokenizer, length=config.text.max_position_embeddings),
         vocab_size=config.text.vocab_size,
         source=folder / part,
-        origin=encoder_origin(folder, part, "features", dtype),
+        files=encoder_files(folder, part),
     )

@@ -43,7 +43,7 @@ from jaxsearch.zoo.pipeline import (
 )
 from jaxsearch.zoo.scheduler import sized_flow_scheduler
 from jaxsearch.zoo.t5_texts import t5_texts
-from jaxsearch.zoo.texts import encoder_origin, text_encoder
+from jaxsearch.zoo.texts import encoder_files, text_encoder
 
 _CLIP, _T5 = "text_encoder", "text_encoder_2"
 _PARTS = {
@@ -200,7 +200,7 @@ def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]],
         load_clip_tokenizer(folder / "tokenizer", length=config.text.max_position_embeddings),
         vocab_size=config.text.vocab_size,
         source=folder / _CLIP,
-        origin=encoder_origin(folder, _CLIP, "whole", dtype),
+        files=encoder_files(folder, _CLIP),
     )
     t5 = t5_texts(folder, _T5, "tokenizer_2", dtype=dtype, length=length)
     return lambda texts: GuidedText(t5(texts).tokens, clip(texts), None)

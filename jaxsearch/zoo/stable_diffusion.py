@@ -27,7 +27,7 @@ from jaxsearch.zoo.pipeline import (
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, Scheduler, scheduler
-from jaxsearch.zoo.texts import encoder_origin, text_encoder
+from jaxsearch.zoo.texts import encoder_files, text_encoder
 
 _PARTS = {
     "text_encoder": "CLIPTextModel",
@@ -138,5 +138,5 @@ def _encoder(folder: Path) -> Callable[[Sequence[str]], Array]:
         load_clip_tokenizer(folder / "tokenizer", length=config.max_position_embeddings),
         vocab_size=config.vocab_size,
         source=folder,
-        origin=encoder_origin(folder, "text_encoder", "last"),
+        files=encoder_files(folder, "text_encoder"),
     )

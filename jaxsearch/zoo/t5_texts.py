@@ -18,7 +18,7 @@ from jaxsearch.models.t5_encoder import (
 )
 from jaxsearch.models.t5_tokenizer import load_t5_tokenizer
 from jaxsearch.zoo.pipeline import config_of
-from jaxsearch.zoo.texts import encoder_origin, text_encoder
+from jaxsearch.zoo.texts import encoder_files, text_encoder
 
 
 def t5_texts(
@@ -51,7 +51,7 @@ def t5_texts(
         load_t5_tokenizer(folder / tokenizer, length=length),
         vocab_size=config.vocab_size,
         source=folder / part,
-        origin=encoder_origin(folder, part, "masked" if masks else "seeing all", dtype),
+        files=encoder_files(folder, part),
     )
 
 

@@ -1,7 +1,7 @@
 """What encoders have made of texts, kept on disk: a second run of a prompt needs no encoder.
 
 One safetensors file for each text, named by the SHA-256 of all that it hangs on. What is damaged is
-made again, with a warning, and so is nothing that could not be written.
+made again, and what cannot be written is made again next time; both with a warning.
 
 JAXSEARCH_TEXT_CACHE       the folder, or `off`; without it `texts` in the user's cache folder of
                            jaxsearch ($XDG_CACHE_HOME/jaxsearch, or ~/.cache/jaxsearch)
@@ -20,7 +20,6 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -42,34 +41,34 @@ _ABANDONED = 24 * 3600
 """Seconds after which a file that is half written is nobody's."""
 
 
-class Origin(NamedTuple):
-    """What an encoder is made of."""
-
-    files: tuple[Path, ...]  # its config and its weights, also its tokenizer's if one likes
-    settings: str  # which network, and its type: what is not in the files
-
-
 class TextCache:
     """The files of one encoder.
 
     Args:
-        origin: what it is made of.
+        files: what it is read from: its config and its weights.
+        program: what is computed, as compilers are told it: whichever setting, version of this
+            package or precision changes what is made of a text, it changes this.
         placed: where its weights are; sums of parts round otherwise than whole ones.
+
+    Raises:
+        ValueError: if a variable of the environment has a value that it cannot have, or when used,
+            if a file of the encoder cannot be read.
     """
 
-    def __init__(self, origin: Origin, placed: str) -> None:
-        self._origin, self._placed = origin, placed
+    def __init__(self, files: Sequence[Path], program: str, placed: str) -> None:
+        self._files, self._program, self._placed = tuple(files), program, placed
+        _limit()  # what is wrong there is said before anything is encoded
 
     @functools.cached_property
     def _encoder(self) -> bytes:
-        device, files = jax.devices()[0], self._origin.files
+        device = jax.devices()[0]
         try:
-            digests = {path.name: digest(path) for path in files}
+            digests = {path.name: digest(path) for path in self._files}
         except OSError as error:
             raise ValueError(f"cannot read weights from {error.filename}: {error}") from error
         facts = {
             "format": _FORMAT,
-            "settings": self._origin.settings,
+            "program": self._program,
             "files": digests,
             # With others the last bits would not be those that are made here.
             "jax": jax.__version__,
@@ -94,7 +93,8 @@ class TextCache:
             like: the shapes of what it makes of it.
         """
         folder = folder_of_texts()
-        if folder is None or not (path := self._path(folder, row)).exists():
+        # To `os.path` what may not be looked at is not there.
+        if folder is None or not os.path.exists(path := self._path(folder, row)):
             return None
         try:
             with safe_open(path, "numpy") as file:
@@ -136,9 +136,10 @@ class TextCache:
                 note = {_CHECK: _checksum(leaves)}
                 save_safetensors(leaves, self._path(folder, row), metadata=note)
             _make_room(folder, int(_limit() * 2**30))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter of a disk that is full
+            reason = getattr(error, "strerror", None) or error
             warnings.warn(
-                f"what was made of texts cannot be kept in {folder} ({error.strerror or error}): "
+                f"what was made of texts cannot be kept in {folder} ({reason}): "
                 f"they are encoded again next time; {FOLDER} names another folder, or is {OFF}",
                 stacklevel=2,
             )
@@ -148,7 +149,7 @@ def folder_of_texts() -> Path | None:
     """Where texts are kept; None where they are not."""
     given = os.environ.get(FOLDER, "")
     if given:
-        return None if given == OFF else Path(given).expanduser()
+        return None if given == OFF else Path(os.path.expanduser(given))
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "jaxsearch" / "texts"
 

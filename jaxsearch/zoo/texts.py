@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import contextvars
 import functools
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +20,30 @@ from jaxsearch.core.types import PyTree
 from jaxsearch.models.folders import part_files
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.placing import SHAPES, placement, placing
-from jaxsearch.zoo.text_cache import Origin, TextCache
+from jaxsearch.zoo.text_cache import TextCache
 
 Encoded = TypeVar("Encoded")
 
 _KEPT_AT_ONCE = 32
 """Texts after which what was made of them is written, so that a kill costs no more."""
+
+_KEPT_ON_HOST = 256
+"""Texts of which what was made is kept in memory: of T5 XXL they are a gigabyte or two."""
+
+_HELD: contextvars.ContextVar[dict[Callable[[], PyTree], PyTree]] = contextvars.ContextVar("held")
+
+
+@contextlib.contextmanager
+def encoders_held() -> Iterator[None]:
+    """Encoders of texts that are read meanwhile stay where they are until its end, not longer.
+
+    Guidance is told a text before there are any prompts, so that an encoder would be read twice.
+    """
+    token = _HELD.set({})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 def text_ids(texts: Sequence[str]) -> np.ndarray:
@@ -56,12 +76,13 @@ def text_encoder(
     *,
     vocab_size: int,
     source: str | os.PathLike[str],
-    origin: Origin | None = None,
+    files: Sequence[Path] = (),
 ) -> Callable[[Sequence[str]], Encoded]:
     """Texts [P] to what a network makes of each of them: [P, ...] float32, or a tree of such.
 
-    They are encoded once: what was made of a text is kept on the host, and on disk if its origin is
-    known. The network's weights are on devices only meanwhile.
+    They are encoded once: what was made of the last few hundred is kept on the host, and of more of
+    them on disk if it is known what the network is read from. The network's weights are on devices
+    only meanwhile, or until the end of `encoders_held`.
 
     Args:
         network: `(params, ids [n, length]) -> [n, ...]`, or a tree of such, with what `tokenise`
@@ -71,12 +92,11 @@ def text_encoder(
         tokenise: texts to ids, or to ids and more rows [P, ...].
         vocab_size: how many tokens the network knows.
         source: where it is from, for messages.
-        origin: what the network is made of; None keeps nothing on disk.
+        files: what the network is read from; without any, nothing is kept on disk.
     """
     # What is read later goes where it would go now; what is here already waits on the host.
     where, run = placement() if callable(params) else None, _jitted(network)
     load = _reader(params)
-    cache = None if origin is None else TextCache(origin, repr(where))
     kept: dict[str, PyTree] = {}
 
     def encode(texts: Sequence[str]) -> Any:
@@ -84,6 +104,8 @@ def text_encoder(
         if new:
             kept.update(zip(new, found(new), strict=True))
         rows = [kept[text] for text in texts]
+        while len(kept) > _KEPT_ON_HOST:
+            del kept[next(iter(kept))]
         return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *rows)
 
     def found(texts: Sequence[str]) -> list[PyTree]:
@@ -91,23 +113,24 @@ def text_encoder(
         tokens = tokens if isinstance(tokens, tuple) else (tokens,)
         # One by one: in a batch, what is beside a prompt could change its last bits.
         rows = [[part[None] for part in row] for row in zip(*tokens, strict=True)]
-        like = None
-        if where is SHAPES or cache is not None:
-            with placing(SHAPES):
-                like = jax.eval_shape(network, load(), *rows[0])
         ids = tokens[0]
         if ids.max(initial=0) >= vocab_size:
             raise ValueError(
                 f"{source}: the tokenizer has a token {ids.max()}, but the text encoder's "
                 f"vocab_size is {vocab_size}"
             )
-        if where is SHAPES:  # there is nothing to encode with
-            return [jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), like)] * len(rows)
-        results = [None if cache is None else cache.read(row, like) for row in rows]
+        results: list[PyTree | None] = [None] * len(rows)
+        cache = None
+        if where is SHAPES or files:
+            with placing(SHAPES):
+                traced = run.trace(load(), *rows[0])
+            like = traced.out_info
+            if where is SHAPES:  # there is nothing to encode with
+                return [jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), like)] * len(rows)
+            cache = TextCache(files, traced.lower().as_text(), repr(where))
+            results = [cache.read(row, like) for row in rows]
         missing = [place for place, result in enumerate(results) if result is None]
-        if missing:
-            with placing(where):
-                weights = load()
+        weights = held() if missing else None
         for begin in range(0, len(missing), _KEPT_AT_ONCE):
             some = missing[begin : begin + _KEPT_AT_ONCE]
             for place in some:
@@ -115,6 +138,13 @@ def text_encoder(
             if cache is not None:
                 cache.write([rows[place] for place in some], [results[place] for place in some])
         return results
+
+    def held() -> PyTree:
+        all_held = _HELD.get({})
+        if load not in all_held:
+            with placing(where):
+                all_held[load] = load()
+        return all_held[load]
 
     return encode
 
@@ -132,16 +162,14 @@ _jitted: Callable[..., Any] = functools.cache(jax.jit)
 """The same program for the same network, also where a folder is loaded again."""
 
 
-def encoder_origin(folder: Path, part: str, *settings: Any) -> Origin:
-    """What an encoder of a pipeline's folder is made of.
+def encoder_files(folder: Path, part: str) -> tuple[Path, ...]:
+    """What an encoder of a pipeline's folder is read from: its config and its weights.
 
     Args:
         folder: of the pipeline.
         part: the encoder's own folder in it.
-        settings: what else decides on what it makes of a row of tokens, such as its type.
 
     Raises:
         ValueError: if the weights are in several files and their index cannot be read.
     """
-    files = part_files(folder, part, OF_TRANSFORMERS)
-    return Origin(tuple(folder / name for name in files), " ".join(map(str, settings)))
+    return tuple(folder / name for name in part_files(folder, part, OF_TRANSFORMERS))

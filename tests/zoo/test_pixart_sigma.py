@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsearch.zoo import entry
+from jaxsearch.models.placing import shapes_alone
+from jaxsearch.runs.arguments import parse
+from jaxsearch.runs.build import build
+from jaxsearch.zoo import entry, t5_texts
 from tests.models.pipelines import pixart_sigma
 from tests.models.published import to_torch
 from tests.zoo.pipelines import (
@@ -115,6 +118,20 @@ def test_settings_out_of_range(made, settings, message):
 def test_a_folder_is_searched(made, work, capsys):
     more = ["--searcher", "best_of_n", "--searcher.candidates", "2"]
     check_searched(made[1], ["the cat, twice", "hat", "the cat, twice"], capsys, *more)
+
+
+def test_a_run_reads_its_encoder_once(one, monkeypatch):
+    """Kills: T5 read for what guidance leads away from, and again for the prompts."""
+    reads, load = [], t5_texts.load_t5_encoder
+
+    def counted(folder, **settings):
+        reads.extend([] if shapes_alone() else [folder])
+        return load(folder, **settings)
+
+    monkeypatch.setattr(t5_texts, "load_t5_encoder", counted)
+    arguments = ["--model", str(one), "--prompts", "the cat", "hat", "--schedule.num_steps", "2"]
+    build(parse(arguments, command="search", description="").config)
+    assert len(reads) == 1
 
 
 DAMAGES = {

@@ -10,15 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jaxsearch.core.types import Array
+from jaxsearch.models import loading
 from jaxsearch.models.loading import abstract_module
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.stored import stored_safetensors
 from jaxsearch.parallel import loading_onto, particle_mesh
-from jaxsearch.zoo.text_cache import FOLDER, GIB, Origin, folder_of_texts
-from jaxsearch.zoo.texts import text_encoder
+from jaxsearch.zoo import texts
+from jaxsearch.zoo.text_cache import FOLDER, GIB, folder_of_texts
+from jaxsearch.zoo.texts import encoders_held, text_encoder
 
 VOCABULARY = 90
 
@@ -32,12 +35,18 @@ class Made(NamedTuple):
 
 
 class Encoder(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.embed = nnx.Embed(VOCABULARY, 64, rngs=rngs)
+    def __init__(self, dtype, rngs: nnx.Rngs) -> None:
+        self.embed = nnx.Embed(VOCABULARY, 64, param_dtype=dtype, rngs=rngs)
 
 
 def network(params, ids, seen):
-    return Made(jnp.cos(params["embed"]["embedding"][ids]), seen)
+    found = jnp.cos(params["embed"]["embedding"][ids])
+    return Made(jnp.dot(found, jnp.eye(64, dtype=found.dtype)).astype(jnp.float32), seen)
+
+
+def corrected(params, ids, seen):
+    made = network(params, ids, seen)
+    return made._replace(tokens=made.tokens * 1.0000001)
 
 
 def tokenise_to(length):
@@ -70,19 +79,21 @@ def write(path, seed):
 class Watched:
     """A new encoder, as another process would make it, and how often its weights were read."""
 
-    def __init__(self, path, *, settings="plain float32", length=6):
+    def __init__(self, path, *, network=network, dtype=jnp.float32, length=6):
         self.loads = 0
 
         def load():
             params = load_state_dict(
-                abstract_module(Encoder), stored_safetensors(path), source=path
+                abstract_module(lambda rngs: Encoder(dtype, rngs)),
+                stored_safetensors(path),
+                source=path,
             )
             self.loads += isinstance(params["embed"]["embedding"], jax.Array)
             return params
 
         self.encode = text_encoder(
             network, load, tokenise_to(length), vocab_size=VOCABULARY, source=path,
-            origin=Origin((path,), settings),
+            files=(path,),
         )  # fmt: skip
 
 
@@ -105,21 +116,51 @@ def test_the_second_time_no_encoder_runs(cache, path):
     assert first.loads == 1
 
 
-@pytest.mark.parametrize("other", ["prompt", "length", "dtype", "encoder", "place"])
+@pytest.mark.parametrize(
+    "other", ["prompt", "length", "dtype", "encoder", "place", "code", "precision"]
+)
 def test_anything_else_is_another_text(cache, path, other):
     """Kills: each of them left out of the key."""
     Watched(path).encode(["ab"])
     if other == "encoder":
         write(path, 1)
-    with loading_onto(particle_mesh(2, model=2) if other == "place" else None):
+    place = loading_onto(particle_mesh(2, model=2) if other == "place" else None)
+    precision = jax.default_matmul_precision("float32" if other == "precision" else None)
+    with place, precision:
         changed = Watched(
             path,
-            settings="plain bfloat16" if other == "dtype" else "plain float32",
+            network=corrected if other == "code" else network,
+            dtype=jnp.bfloat16 if other == "dtype" else jnp.float32,
             length=8 if other == "length" else 6,
         )
-    changed.encode(["abc" if other == "prompt" else "ab"])
+        changed.encode(["abc" if other == "prompt" else "ab"])
     assert changed.loads == 1
     assert len(list(cache.iterdir())) == 2
+
+
+def test_an_encoder_is_held_while_it_is_said_to_be(cache, path):
+    """Kills: one that is read for the null text and again for prompts, or stays for the search."""
+    one, other = Watched(path), Watched(path)
+    with encoders_held():
+        one.encode([""])
+        one.encode(["ab"])
+        other.encode(["c"])
+    assert (one.loads, other.loads) == (1, 1)
+    assert (VOCABULARY, 64) not in [array.shape for array in jax.live_arrays()]
+    one.encode(["d"])
+    assert one.loads == 2
+
+
+def test_memory_holds_the_last_texts_alone(cache, path, monkeypatch):
+    """Kills: what was made of every text of a long sweep, all at once."""
+    monkeypatch.setattr(texts, "_KEPT_ON_HOST", 2)
+    encoder = Watched(path)
+    wanted = encoder.encode(["a", "b", "c"])
+    monkeypatch.setenv(FOLDER, "off")
+    np.testing.assert_array_equal(encoder.encode(["c", "b"]).tokens, wanted.tokens[2:0:-1])
+    assert encoder.loads == 1
+    np.testing.assert_array_equal(encoder.encode(["a"]).tokens, wanted.tokens[:1])
+    assert encoder.loads == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
@@ -194,9 +235,19 @@ def test_it_can_be_switched_off_and_moved(path, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache" / "jaxsearch" / "texts").iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("reason", ["no folder", "full"])
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
+    path, tmp_path, monkeypatch, reason
+):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(FOLDER, str(tmp_path / "file" / "texts"))
+    if reason == "full":
+        monkeypatch.setenv(FOLDER, str(tmp_path / "texts"))
+
+        def full(*arguments):
+            raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+        monkeypatch.setattr(loading, "save_file", full)
     with pytest.warns(UserWarning, match=r"cannot be kept in .*JAXSEARCH_TEXT_CACHE names another"):
         found = Watched(path).encode(["ab"])
     assert found.tokens.shape == (1, 6, 64)
