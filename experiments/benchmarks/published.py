@@ -152,7 +152,7 @@ def guided(plain: Denoiser, cond: PyTree, scale: float) -> Denoiser:
 
 def ddpmpp() -> Published:
     """EDM's DDPM++ for CIFAR-10, 32x32 pixels with classes, 18 steps of Heun."""
-    config = SongConfig(image_size=32, num_classes=10)
+    config = SongConfig(image_size=32, channel_mult=(2, 2, 2), num_classes=10)
     weights = shapes(lambda rngs: Song(config, rngs=rngs))
     network = functional(lambda rngs: Song(config, dtype=jnp.bfloat16, rngs=rngs))
     denoiser = edm_denoiser(network, weights, shape=(32, 32, 3), sigma_data=0.5)

@@ -12,7 +12,6 @@ from jaxsearch.core.types import Array
 from jaxsearch.models.clip_text import clip_text_config, clip_text_network, load_clip_text
 from jaxsearch.models.clip_tokenizer import FILES, load_clip_tokenizer
 from jaxsearch.models.folders import part_files
-from jaxsearch.models.guidance import classifier_free_guidance
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.unet2d_condition import UNetConfig, load_unet, unet_config, unet_network
 from jaxsearch.zoo.model import Model, ModelEntry, files_in
@@ -22,6 +21,7 @@ from jaxsearch.zoo.pipeline import (
     check_parts,
     config_of,
     defaults,
+    guided,
     of_texts,
     pixels_of_latent,
     sides,
@@ -63,8 +63,8 @@ def entry(folder: Path) -> ModelEntry:
         A prompt is a text, of which CLIP reads the first 75 tokens.
 
         Args:
-            guidance: scale of classifier-free guidance; 1 is none, others double the network
-                passes.
+            guidance: scale of classifier-free guidance; 1 and less is none, more doubles the
+                network passes.
             negative_prompt: what guidance leads away from, for all prompts.
             height: of pictures in pixels, a multiple of 8. null: as it was trained.
             width: of pictures in pixels, a multiple of 8. null: as it was trained.
@@ -77,7 +77,7 @@ def entry(folder: Path) -> ModelEntry:
         """
         latent = sides({"height": height, "width": width}, config.sample_size, scale)
         check_range("guidance scale", guidance)
-        check_negative_prompt(negative_prompt, guidance != 1, guidance)
+        check_negative_prompt(negative_prompt, guidance > 1, guidance)
         encode = _encoder(folder)
         _, params = load_unet(folder / "unet", dtype=dtype)
         denoiser = PREDICTIONS[plan.prediction](
@@ -86,9 +86,7 @@ def entry(folder: Path) -> ModelEntry:
             shape=(*latent, config.in_channels),
             process=plan.process,
         )
-        denoiser = classifier_free_guidance(
-            denoiser, scale=guidance, null=encode([negative_prompt])[0]
-        )
+        denoiser = guided(denoiser, encode, guidance=guidance, negative_prompt=negative_prompt)
         return of_texts(folder, denoiser, encode, dtype=dtype, remat=remat)
 
     return ModelEntry(

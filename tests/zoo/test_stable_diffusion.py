@@ -123,6 +123,7 @@ def test_settings(folders):
     load = entry(str(folders(2)[1])).load
     plain = load(guidance=1.0)
     assert (plain.denoiser.passes, plain.denoiser.shape) == (1, (8, 8, 4))
+    assert load(guidance=0.5).denoiser.passes == 1
     oblong = load(height=10, width=24)
     assert (oblong.denoiser.passes, oblong.denoiser.shape) == (2, (5, 12, 4))
     assert oblong.denoiser.apply is load().denoiser.apply
