@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.overhead
     python -m experiments.benchmarks.overhead --model scenes --num_prompts 8 --repeats 5
 
-Time: about 10 minutes each on 2 CPU cores. The bar is a ratio of 1.05 for every searcher on CPU;
+Time: about 16 and 20 minutes on 2 CPU cores. The bar is a ratio of 1.05 for every searcher on CPU;
 results/overhead_cpu.md has what was seen, of both models in the package.
 
 What a search calls is counted while it runs: how often the network, which solver step, and how
