@@ -2,7 +2,7 @@
 
     python -m experiments.scenes_by_budget experiments/results/scenes_by_budget
 
-Time: about 40 minutes on 2 CPU cores. Expected: experiments/results/scenes_by_budget/{table.md,
+Time: an hour at most on 2 CPU cores. Expected: experiments/results/scenes_by_budget/{table.md,
 gains.png}.
 
 The searchers of `scenes_common.METHODS` under the learnt alignment, each at the largest size that

@@ -2,7 +2,7 @@
 
     python -m experiments.scenes_overoptimisation experiments/results/scenes_overoptimisation
 
-Time: about 25 minutes on 2 CPU cores. Expected:
+Time: half an hour on 2 CPU cores that others used too. Expected:
 experiments/results/scenes_overoptimisation/{table.md,curves.png}.
 
 The guide is a small network that learnt a rule, symmetric and colourful, from scenes alone and

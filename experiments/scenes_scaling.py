@@ -2,7 +2,7 @@
 
     python -m experiments.scenes_scaling experiments/results/scenes_scaling
 
-Time: about 7 minutes on 2 CPU cores. Expected: experiments/results/scenes_scaling/{table.md,
+Time: 6 minutes on 2 CPU cores. Expected: experiments/results/scenes_scaling/{table.md,
 curves.png}.
 
 The question of Ma et al. 2025, section 1 and figure 1: a sampler can spend more on steps, or on

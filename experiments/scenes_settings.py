@@ -2,7 +2,8 @@
 
     python -m experiments.scenes_settings experiments/results/scenes_settings
 
-Time: about 15 minutes on 2 CPU cores. Expected: experiments/results/scenes_settings/table.md.
+Time: 14 minutes on 2 CPU cores that others used too. Expected:
+experiments/results/scenes_settings/table.md.
 
 The ablations of both papers in this world, guided by the learnt alignment. Ma et al. 2025: passes
 per iteration (here the steps of the sampler that makes a candidate), the neighbours of a zero-order

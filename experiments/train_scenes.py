@@ -3,7 +3,7 @@
 Command: `python -m experiments.train_scenes` (results in `runs/train_scenes`; with `--install true`
 the weights are also copied into the package; `--only "[small]"` trains one of them). A run that was
 killed goes on where it was when the command is given again, to the same weights bit for bit on the
-same machine. About 20 minutes on 2 CPU cores for all five; the model card has times and figures.
+same machine. Minutes for each on 2 CPU cores; the model card has times and figures.
 """
 
 from __future__ import annotations
