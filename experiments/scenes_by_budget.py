@@ -40,18 +40,13 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
     sheet = Sheet(output, num_prompts, seeds)
 
     def found(name: str, budgets: tuple[int, ...]) -> dict[int, dict[str, Any]]:
-        method, rows = METHODS[name], {}
+        method = METHODS[name]
         problem_ = method.problem("alignment")
-        for budget in budgets:
-            try:
-                size, searcher = method.within(problem_, budget)
-            except ValueError as error:  # too dear
-                sheet.refused(error, method=name, budget=budget)
-            else:
-                rows[budget] = sheet.row(
-                    searcher, problem_, method=name, guide="alignment", size=size
-                )
-        return rows
+        rows = {
+            budget: sheet.within(method, problem_, budget, method=name, guide="alignment")
+            for budget in budgets
+        }
+        return {budget: row for budget, row in rows.items() if row is not None}
 
     for name in PLAIN:
         found(name, (PLAIN_PASSES,))

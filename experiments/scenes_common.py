@@ -259,9 +259,34 @@ class Sheet:
         jax.clear_caches()
         return row
 
-    def refused(self, error: ValueError, **name: Any) -> None:
-        """Says why there is no such line."""
-        self._console.print(*name.values(), error, sep="  ", markup=False)
+    def within(
+        self,
+        how: Method,
+        problem: Problem,
+        budget: int,
+        /,
+        *,
+        wrap: Callable[[Searcher], Searcher] = lambda searcher: searcher,
+        **name: Any,
+    ) -> dict[str, Any] | None:
+        """The row of a method's largest search that never spends more on a caption.
+
+        Where it is too dear, or cannot have its guides (ranks, where rounds are compared), says so,
+        and there is none.
+
+        Args:
+            how: the method whose size is chosen.
+            problem: what is searched.
+            budget: network passes.
+            wrap: what is made of the searcher.
+            name: of the row, which has the size besides.
+        """
+        try:
+            size, searcher = how.within(problem, budget)
+        except ValueError as error:
+            self._console.print(*name.values(), budget, error, sep="  ", markup=False)
+            return None
+        return self.row(wrap(searcher), problem, **name, size=size)
 
     def write(self, conditions: str) -> None:
         """The table, below the conditions of its searches."""

@@ -34,6 +34,7 @@ from experiments.scenes_common import (
     captions,
     draw,
 )
+from jaxsearch.core.types import Searcher
 from jaxsearch.metrics import frechet_distance, precision_recall
 from jaxsearch.metrics.moments import Statistics
 from jaxsearch.metrics.population import population
@@ -102,17 +103,13 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2) -> None:
 
     def found(name: str) -> list[dict[str, Any]]:
         method, guide, enough = CURVES[name]
-        problem_, rows = method.problem(guide), [plain[method.eta]]
-        for budget in BUDGETS:
-            try:
-                size, searcher = method.within(problem_, budget)
-            except ValueError as error:  # too dear
-                sheet.refused(error, search=name, budget=budget)
-            else:
-                if enough is not None:
-                    searcher = early_stop(searcher, threshold=enough)
-                rows.append(sheet.row(searcher, problem_, search=name, size=size))
-        return rows
+        problem_ = method.problem(guide)
+
+        def wrap(searcher: Searcher) -> Searcher:
+            return searcher if enough is None else early_stop(searcher, threshold=enough)
+
+        rows = [sheet.within(method, problem_, one, wrap=wrap, search=name) for one in BUDGETS]
+        return [plain[method.eta], *(row for row in rows if row is not None)]
 
     plain = {}
     for name in ("random", "random, ODE"):

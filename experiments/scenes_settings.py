@@ -59,11 +59,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2, budget: int = 640)
         method = METHODS[name]._replace(settings=settings)
         problem_ = method.problem("alignment", num_steps=num_steps)
         text = ", ".join(f"{key} {value}" for key, value in {**settings, **said}.items())
-        try:
-            size, searcher = method.within(problem_, budget)
-            sheet.row(searcher, problem_, method=name, setting=text, size=size)
-        except ValueError as error:
-            sheet.refused(error, method=name, setting=text)
+        sheet.within(method, problem_, budget, method=name, setting=text)
 
     for steps in STEPS:
         note("random", {}, steps, steps=steps)

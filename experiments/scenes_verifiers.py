@@ -38,11 +38,7 @@ def main(output: Path, num_prompts: int = 64, seeds: int = 2, budget: int = 640)
 
     def note(name: str, method: str, guide: str, budget: int) -> None:
         problem_ = METHODS[method].problem(guide)
-        try:
-            size, searcher = METHODS[method].within(problem_, budget)
-            sheet.row(searcher, problem_, method=name, guide=guide, size=size)
-        except ValueError as error:  # ranks where rounds are compared
-            sheet.refused(error, method=name, guide=guide)
+        sheet.within(METHODS[method], problem_, budget, method=name, guide=guide)
 
     note("plain", "random", "alignment", PLAIN_PASSES)
     note("plain, ODE", "random, ODE", "alignment", PLAIN_PASSES)

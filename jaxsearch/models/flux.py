@@ -25,12 +25,12 @@ from flax import nnx
 from jaxsearch.core.checks import check_count
 from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.configs import MOST_BLOCKS
-from jaxsearch.models.folders import check_entries, read_config, read_weights, weights_path
+from jaxsearch.models.folders import check_entries
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, network_of
+from jaxsearch.models.loading import network_of
+from jaxsearch.models.network_folder import load_network
 from jaxsearch.models.rotary import Turns, turns_of_grid
 from jaxsearch.models.stacked import Stacked
-from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.two_streams import (
     Condition,
     Modulation,
@@ -311,6 +311,4 @@ def load_flux(
         ValueError: if a file cannot be read, an entry of the config is not supported, or a tensor
             is missing, unknown or of another shape. The message names it.
     """
-    config = flux_config(read_config(folder))
-    module = abstract_module(lambda rngs: Flux(config, dtype=compute_type(dtype), rngs=rngs))
-    return config, load_state_dict(module, read_weights(folder), source=weights_path(folder))
+    return load_network(folder, flux_config, Flux, dtype=dtype)

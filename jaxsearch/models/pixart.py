@@ -31,14 +31,11 @@ from jaxsearch.models.feed_forward import FeedForward, Gelu, TwoLayers
 from jaxsearch.models.folders import (
     check_entries,
     number,
-    read_config,
-    read_weights,
-    weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, functional
+from jaxsearch.models.loading import functional
+from jaxsearch.models.network_folder import load_network
 from jaxsearch.models.stacked import Stacked
-from jaxsearch.models.state_dict import load_state_dict
 
 _TIME_FEATURES = 256
 _LAST_EPSILON = 1e-6  # of the normalisation before the output
@@ -348,6 +345,4 @@ def load_pixart(
         ValueError: if a file cannot be read, an entry of the config is not supported, or a tensor
             is missing, unknown or of another shape. The message names it.
     """
-    config = pixart_config(read_config(folder))
-    module = abstract_module(lambda rngs: PixArt(config, dtype=compute_type(dtype), rngs=rngs))
-    return config, load_state_dict(module, read_weights(folder), source=weights_path(folder))
+    return load_network(folder, pixart_config, PixArt, dtype=dtype)

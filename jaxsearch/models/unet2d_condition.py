@@ -29,15 +29,12 @@ from jaxsearch.models.feed_forward import FeedForward, TwoLayers
 from jaxsearch.models.folders import (
     check_entries,
     number,
-    read_config,
-    read_weights,
-    weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type, run
-from jaxsearch.models.loading import abstract_module, network_of
+from jaxsearch.models.loading import network_of
+from jaxsearch.models.network_folder import load_network
 from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.stacked import Stacked
-from jaxsearch.models.state_dict import load_state_dict
 
 _TRANSFORMER_EPSILON = 1e-6  # of the normalisation before a transformer
 _TOKEN_EPSILON = 1e-5  # of those inside it
@@ -502,8 +499,4 @@ def load_unet(
         ValueError: if a file cannot be read, an entry of the config is not supported, or a tensor
             is missing, unknown or of another shape. The message names it.
     """
-    config = unet_config(read_config(folder))
-    module = abstract_module(
-        lambda rngs: UNet2DCondition(config, dtype=compute_type(dtype), rngs=rngs)
-    )
-    return config, load_state_dict(module, read_weights(folder), source=weights_path(folder))
+    return load_network(folder, unet_config, UNet2DCondition, dtype=dtype)

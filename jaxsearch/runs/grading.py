@@ -240,8 +240,9 @@ class Grading:
 
     def account(self) -> dict[str, dict[str, Any]]:
         """What was asked of each grader and paid, since the run began."""
-        accounts = {name: _account(lines) for name, lines in self._lines_by_name().items()}
-        for name, lines in self._lines_by_name().items():
+        by_name = self._lines_by_name()
+        accounts = {name: _account(lines) for name, lines in by_name.items()}
+        for name, lines in by_name.items():
             reasons = collections.Counter(line["failure"] for line in lines if "failure" in line)
             accounts[name]["reason"] = reasons.most_common(1)[0][0] if reasons else None
         return accounts

@@ -13,7 +13,7 @@ from jaxsearch.models.clip_text_features import (
 )
 from jaxsearch.models.clip_tokenizer import load_clip_tokenizer
 from jaxsearch.zoo.pipeline import config_of
-from jaxsearch.zoo.texts import encoder_files, text_encoder
+from jaxsearch.zoo.texts import encoder_of_folder
 
 CLIPS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Folders of the encoders, in the order in which their features stand, and of their tokenizers."""
@@ -50,11 +50,11 @@ def _encoder(
     folder: Path, dtype: str, part: str, tokenizer: str
 ) -> Callable[[Sequence[str]], TextFeatures]:
     config = config_of(folder / part, clip_text_features_config)
-    return text_encoder(
+    return encoder_of_folder(
+        folder,
+        part,
         clip_text_features_network(config, dtype=dtype),
         lambda: load_clip_text_features(folder / part, dtype=dtype)[1],
         load_clip_tokenizer(folder / tokenizer, length=config.text.max_position_embeddings),
         vocab_size=config.text.vocab_size,
-        source=folder / part,
-        files=encoder_files(folder, part),
     )

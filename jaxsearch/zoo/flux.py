@@ -34,6 +34,7 @@ from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
+    check_texts_fit,
     config_of,
     defaults,
     guided,
@@ -43,7 +44,7 @@ from jaxsearch.zoo.pipeline import (
 )
 from jaxsearch.zoo.scheduler import sized_flow_scheduler
 from jaxsearch.zoo.t5_texts import t5_texts
-from jaxsearch.zoo.texts import encoder_files, text_encoder
+from jaxsearch.zoo.texts import encoder_of_folder
 
 _CLIP, _T5 = "text_encoder", "text_encoder_2"
 _PARTS = {
@@ -177,30 +178,23 @@ def _check_guidance(guidance: float | None, told: bool) -> None:
 def _check_fit(folder: Path, config: FluxConfig) -> None:
     """Refuses networks that do not go together."""
     pooled = config_of(folder / _CLIP, clip_text_whole_config).text.hidden_size
-    if pooled != config.pooled_projection_dim:
-        raise ValueError(
-            f"{folder}: texts as a whole have {pooled} features, but the transformer's "
-            f"pooled_projection_dim is {config.pooled_projection_dim}"
-        )
+    whole = "texts as a whole"
+    check_texts_fit(folder, pooled, config, "pooled_projection_dim", "transformer", whole)
     features = config_of(folder / _T5, t5_encoder_config).d_model
-    if features != config.joint_attention_dim:
-        raise ValueError(
-            f"{folder}: texts have {features} features, but the transformer's joint_attention_dim "
-            f"is {config.joint_attention_dim}"
-        )
+    check_texts_fit(folder, features, config, "joint_attention_dim", "transformer")
     check_latents_fit(folder, config.latent_channels, "transformer", "in_channels / 4")
 
 
 def _encoder(folder: Path, dtype: str, length: int) -> Callable[[Sequence[str]], GuidedText]:
     """`texts [P] -> GuidedText`, float32, without a scale of guidance."""
     config = config_of(folder / _CLIP, clip_text_whole_config)
-    clip = text_encoder(
+    clip = encoder_of_folder(
+        folder,
+        _CLIP,
         clip_text_whole_network(config, dtype=dtype),
         lambda: load_clip_text_whole(folder / _CLIP, dtype=dtype)[1],
         load_clip_tokenizer(folder / "tokenizer", length=config.text.max_position_embeddings),
         vocab_size=config.text.vocab_size,
-        source=folder / _CLIP,
-        files=encoder_files(folder, _CLIP),
     )
     t5 = t5_texts(folder, _T5, "tokenizer_2", dtype=dtype, length=length)
     return lambda texts: GuidedText(t5(texts).tokens, clip(texts), None)

@@ -102,6 +102,29 @@ def defaults(schedule: Mapping[str, Any], pixels: int) -> dict[str, Any]:
     }
 
 
+def check_texts_fit(
+    folder: Path, features: int, config: Any, entry: str, network: str, texts: str = "texts"
+) -> None:
+    """Refuses encoders of texts whose features are not as many as a network reads.
+
+    Args:
+        folder: of the pipeline.
+        features: what they give.
+        config: of the network.
+        entry: of it, how many it reads.
+        network: what that is called.
+        texts: what has these features.
+
+    Raises:
+        ValueError: if they are of another number.
+    """
+    if features != getattr(config, entry):
+        raise ValueError(
+            f"{folder}: {texts} have {features} features, but the {network}'s {entry} is "
+            f"{getattr(config, entry)}"
+        )
+
+
 def check_latents_fit(
     folder: Path, channels: int, network: str, entry: str = "in_channels"
 ) -> None:

@@ -24,6 +24,7 @@ from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
+    check_texts_fit,
     config_of,
     defaults,
     guided,
@@ -126,12 +127,8 @@ def entry(folder: Path) -> ModelEntry:
 
 def _check_fit(folder: Path, config: PixArtConfig) -> None:
     """Refuses networks that do not go together."""
-    text = config_of(folder / "text_encoder", t5_encoder_config)
-    if text.d_model != config.caption_channels:
-        raise ValueError(
-            f"{folder}: texts have {text.d_model} features, but the transformer's caption_channels "
-            f"is {config.caption_channels}"
-        )
+    features = config_of(folder / "text_encoder", t5_encoder_config).d_model
+    check_texts_fit(folder, features, config, "caption_channels", "transformer")
     check_latents_fit(folder, config.in_channels, "transformer")
 
 

@@ -19,6 +19,7 @@ from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
+    check_texts_fit,
     config_of,
     defaults,
     guided,
@@ -27,7 +28,7 @@ from jaxsearch.zoo.pipeline import (
     sides,
 )
 from jaxsearch.zoo.scheduler import PREDICTIONS, Scheduler, scheduler
-from jaxsearch.zoo.texts import encoder_files, text_encoder
+from jaxsearch.zoo.texts import encoder_of_folder
 
 _PARTS = {
     "text_encoder": "CLIPTextModel",
@@ -113,12 +114,8 @@ def _corrected(entries: Mapping[str, Any]) -> Scheduler:
 
 def _check_fit(folder: Path, config: UNetConfig) -> None:
     """Refuses networks that do not go together."""
-    text = config_of(folder / "text_encoder", clip_text_config)
-    if text.hidden_size != config.cross_attention_dim:
-        raise ValueError(
-            f"{folder}: texts have {text.hidden_size} features, but the unet's cross_attention_dim "
-            f"is {config.cross_attention_dim}"
-        )
+    features = config_of(folder / "text_encoder", clip_text_config).hidden_size
+    check_texts_fit(folder, features, config, "cross_attention_dim", "unet")
     if config.addition_time_embed_dim:
         raise ValueError(
             f"{folder}: the unet is told sizes (addition_embed_type is 'text_time'), which only a "
@@ -130,11 +127,11 @@ def _check_fit(folder: Path, config: UNetConfig) -> None:
 def _encoder(folder: Path) -> Callable[[Sequence[str]], Array]:
     """`texts [P] -> features [P, length, features]` float32."""
     config = config_of(folder / "text_encoder", clip_text_config)
-    return text_encoder(
+    return encoder_of_folder(
+        folder,
+        "text_encoder",
         clip_text_network(config),
         lambda: load_clip_text(folder / "text_encoder")[1],
         load_clip_tokenizer(folder / "tokenizer", length=config.max_position_embeddings),
         vocab_size=config.vocab_size,
-        source=folder,
-        files=encoder_files(folder, "text_encoder"),
     )

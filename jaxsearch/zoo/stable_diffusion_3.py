@@ -30,6 +30,7 @@ from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
+    check_texts_fit,
     config_of,
     defaults,
     guided,
@@ -134,17 +135,10 @@ def _check_fit(folder: Path, config: MMDiTConfig) -> None:
     """Refuses networks that do not go together."""
     clips = [config_of(folder / part, clip_text_features_config) for part in CLIPS]
     pooled = sum(clip.projection_dim or 0 for clip in clips)
-    if pooled != config.pooled_projection_dim:
-        raise ValueError(
-            f"{folder}: texts as a whole have {pooled} features, but the transformer's "
-            f"pooled_projection_dim is {config.pooled_projection_dim}"
-        )
+    whole = "texts as a whole"
+    check_texts_fit(folder, pooled, config, "pooled_projection_dim", "transformer", whole)
     features = config_of(folder / _T5, t5_encoder_config).d_model
-    if features != config.joint_attention_dim:
-        raise ValueError(
-            f"{folder}: texts have {features} features, but the transformer's joint_attention_dim "
-            f"is {config.joint_attention_dim}"
-        )
+    check_texts_fit(folder, features, config, "joint_attention_dim", "transformer")
     narrow = sum(clip.text.hidden_size for clip in clips)
     if narrow > features:
         raise ValueError(

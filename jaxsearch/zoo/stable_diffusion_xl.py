@@ -31,6 +31,7 @@ from jaxsearch.zoo.pipeline import (
     check_latents_fit,
     check_negative_prompt,
     check_parts,
+    check_texts_fit,
     config_of,
     defaults,
     of_texts,
@@ -185,11 +186,7 @@ def _check_fit(folder: Path, config: UNetConfig) -> None:
     """Refuses networks that do not go together."""
     encoders = [config_of(folder / part, clip_text_features_config) for part in CLIPS]
     features = sum(encoder.text.hidden_size for encoder in encoders)
-    if features != config.cross_attention_dim:
-        raise ValueError(
-            f"{folder}: texts have {features} features, but the unet's cross_attention_dim is "
-            f"{config.cross_attention_dim}"
-        )
+    check_texts_fit(folder, features, config, "cross_attention_dim", "unet")
     if not config.addition_time_embed_dim:
         raise ValueError(
             f"{folder}: the unet is told a text alone: its addition_embed_type must be 'text_time'"

@@ -18,7 +18,7 @@ from jaxsearch.models.t5_encoder import (
 )
 from jaxsearch.models.t5_tokenizer import load_t5_tokenizer
 from jaxsearch.zoo.pipeline import config_of
-from jaxsearch.zoo.texts import encoder_files, text_encoder
+from jaxsearch.zoo.texts import encoder_of_folder
 
 
 def t5_texts(
@@ -45,13 +45,13 @@ def t5_texts(
         ValueError: if the files do not fit.
     """
     config = config_of(folder / part, t5_encoder_config)
-    return text_encoder(
+    return encoder_of_folder(
+        folder,
+        part,
         _network(config, dtype, masks),
         lambda: load_t5_encoder(folder / part, dtype=dtype)[1],
         load_t5_tokenizer(folder / tokenizer, length=length),
         vocab_size=config.vocab_size,
-        source=folder / part,
-        files=encoder_files(folder, part),
     )
 
 

@@ -99,6 +99,13 @@ def text_encoder(
     load = _reader(params)
     kept: dict[str, PyTree] = {}
 
+    @functools.cache
+    def described(*rows: tuple[tuple[int, ...], np.dtype]) -> tuple[PyTree, str]:
+        """The shapes of what is made of tokens of such shapes, and how: the program's text."""
+        with placing(SHAPES):
+            traced = run.trace(load(), *(jax.ShapeDtypeStruct(*row) for row in rows))
+        return traced.out_info, "" if where is SHAPES else traced.lower().as_text()
+
     def encode(texts: Sequence[str]) -> Any:
         new = [text for text in dict.fromkeys(texts) if text not in kept]
         if new:
@@ -122,12 +129,10 @@ def text_encoder(
         results: list[PyTree | None] = [None] * len(rows)
         cache = None
         if where is SHAPES or files:
-            with placing(SHAPES):
-                traced = run.trace(load(), *rows[0])
-            like = traced.out_info
+            like, program = described(*((part.shape, part.dtype) for part in rows[0]))
             if where is SHAPES:  # there is nothing to encode with
                 return [jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), like)] * len(rows)
-            cache = TextCache(files, traced.lower().as_text(), repr(where))
+            cache = TextCache(files, program, repr(where))
             results = [cache.read(row, like) for row in rows]
         missing = [place for place, result in enumerate(results) if result is None]
         weights = held() if missing else None
@@ -162,14 +167,29 @@ _jitted: Callable[..., Any] = functools.cache(jax.jit)
 """The same program for the same network, also where a folder is loaded again."""
 
 
-def encoder_files(folder: Path, part: str) -> tuple[Path, ...]:
-    """What an encoder of a pipeline's folder is read from: its config and its weights.
+def encoder_of_folder(
+    folder: Path,
+    part: str,
+    network: Callable[..., Encoded],
+    load: Callable[[], PyTree],
+    tokenise: Callable[[Sequence[str]], np.ndarray | tuple[np.ndarray, ...]],
+    *,
+    vocab_size: int,
+) -> Callable[[Sequence[str]], Encoded]:
+    """`text_encoder` of a pipeline's folder: kept on disk by the files that it is read from.
 
     Args:
         folder: of the pipeline.
         part: the encoder's own folder in it.
+        network: as of `text_encoder`.
+        load: reads its weights.
+        tokenise: as of `text_encoder`.
+        vocab_size: how many tokens the network knows.
 
     Raises:
         ValueError: if the weights are in several files and their index cannot be read.
     """
-    return tuple(folder / name for name in part_files(folder, part, OF_TRANSFORMERS))
+    files = tuple(folder / name for name in part_files(folder, part, OF_TRANSFORMERS))
+    return text_encoder(
+        network, load, tokenise, vocab_size=vocab_size, source=folder / part, files=files
+    )
