@@ -1,16 +1,19 @@
 """What a sweep takes beside the searches that it is made of: the device time that is lost.
 
-    python -m experiments.benchmarks.sweep [--seeds 12] [--repeats 3]    # 3 minutes on 2 CPU cores
+    python -m experiments.benchmarks.sweep [--seconds 8] [--repeats 3]    # 9 minutes on 2 CPU cores
 
 The sweep is the command's own, with everything it writes: records, recipes, pictures, scores of
 all verifiers. Beside it the same searches are sent to the device one after the other by `search`,
 which writes nothing. Both run in turn in one process that has compiled before; a ratio is that of
 the fastest of `repeats` runs, since other work on the machine only ever adds time. The bar is 1.05.
+A sweep has as many units as fill `seconds` with searches, and what it takes with only four of them
+is taken off both: the model is read, the microbatch chosen and the records merged once for all.
 On a CPU device and host are the same cores, so that nothing there can be hidden behind searches.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 import time
@@ -55,35 +58,37 @@ def bare(sweep: Sweep) -> float:
     return time.monotonic() - begun
 
 
-def main(seeds: int = 12, repeats: int = 3) -> None:
+def main(seconds: float = 8.0, repeats: int = 3) -> None:
     """Prints the table.
 
     Args:
-        seeds: units of a sweep, 36 prompts each.
+        seconds: of the searches of a sweep, about.
         repeats: runs of each, of which the fastest counts.
     """
     table = Table(
         title=f"units of 36 prompts, T = 18, {jax.devices()[0].device_kind}, "
         f"{platform.machine()}, jax {jax.__version__}"
     )
-    for column in ("searcher", "keep", "seconds a unit", "bare", "ratio"):
+    for column in ("searcher", "keep", "units", "seconds a unit", "bare", "ratio"):
         table.add_column(column, justify="left" if column in ("searcher", "keep") else "right")
     with tempfile.TemporaryDirectory() as folder:
         for name, searcher in SEARCHERS.items():
             for kept, keep in KEEP.items():
                 file = Path(folder) / "sweep.yaml"
-                grid = {"seed": list(range(seeds))}
-                content = {"searcher": searcher, "grid": grid, "keep": keep}
+                content = {"searcher": searcher, "grid": {"seed": list(range(512))}, "keep": keep}
                 file.write_text(yaml.safe_dump(content))
                 sweep = read_sweep(file)
                 assert len(sweep.points[0].config.prompts) <= sweep.unit_prompts
-                swept(sweep._replace(points=sweep.points[:2]))  # compiles
-                bare(sweep._replace(points=sweep.points[:2]))
-                pairs = [(swept(sweep), bare(sweep)) for _ in range(repeats)]
-                sweeping, alone = (min(column) / seeds for column in zip(*pairs, strict=True))
-                table.add_row(
-                    name, kept, f"{sweeping:.3f}", f"{alone:.3f}", f"{sweeping / alone:.3f}"
-                )
+                few = sweep._replace(points=sweep.points[:4])
+                swept(few)  # compiles
+                bare(few)
+                units = min(8 + math.ceil(seconds / (bare(few) / 4)), len(sweep.points))
+                sweep = sweep._replace(points=sweep.points[:units])
+                turns = [(swept(sweep), bare(sweep), swept(few), bare(few)) for _ in range(repeats)]
+                all_swept, all_bare, few_swept, few_bare = map(min, zip(*turns, strict=True))
+                sweeping, alone = (all_swept - few_swept, all_bare - few_bare)
+                each = [f"{taken / (units - 4):.3f}" for taken in (sweeping, alone)]
+                table.add_row(name, kept, str(units), *each, f"{sweeping / alone:.3f}")
     Console(width=100).print(table)
 
 

@@ -19,11 +19,13 @@ candidates of a best-of-64 are those of a best-of-4, and comparisons of searcher
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.gaussian import normal
 from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Prompts, PyTree
 
 fold_in_each = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -134,12 +136,11 @@ def draw(keys: Array, shape: tuple[int, ...]) -> Array:
     """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
     # Through a loop that the compiler cannot see to be one of a single turn, so that it stores the
     # numbers: it would draw them again in every operation that reads them.
-    normal = jax.random.normal
-    for _ in keys.shape:
-        normal = jax.vmap(normal, in_axes=(0, None))
+    size = (math.prod(shape),)
     turns = jax.lax.optimization_barrier(jnp.int32(1))
-    nothing = jnp.zeros(keys.shape + shape, jnp.float32)
-    return jax.lax.fori_loop(0, turns, lambda _, before: normal(keys, shape), nothing)
+    nothing = jnp.zeros(keys.shape + size, jnp.float32)
+    drawn = jax.lax.fori_loop(0, turns, lambda _, before: normal(keys, size), nothing)
+    return drawn.reshape(keys.shape + shape)
 
 
 def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
@@ -149,10 +150,7 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
     costs one draw whatever the rank.
     """
     lead = noise.coefs.shape[:-1]
-    expand = (...,) + (None,) * len(shape)
-    normal = jax.random.normal
-    for _ in lead:
-        normal = jax.vmap(normal, in_axes=(0, None))
+    size = (math.prod(shape),)
     rank = noise.coefs.shape[-1]
     used = jnp.any(noise.coefs != 0, axis=tuple(range(len(lead))))
     num_terms = jnp.max(jnp.where(used, jnp.arange(1, rank + 1), 0))
@@ -160,10 +158,12 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
     def add(term: Array, total: Array) -> Array:
         keys = jax.lax.dynamic_index_in_dim(noise.keys, term, axis=-1, keepdims=False)
         coefs = jax.lax.dynamic_index_in_dim(noise.coefs, term, axis=-1, keepdims=False)
-        return total + coefs[expand] * normal(keys, shape)
+        return total + coefs[..., None] * normal(keys, size)
 
-    free = jnp.zeros(lead + shape, jnp.float32) if noise.free is None else noise.free
-    return jax.lax.fori_loop(0, num_terms, add, free)
+    free = jnp.zeros(lead + size, jnp.float32)
+    if noise.free is not None:
+        free = noise.free.reshape(lead + size)
+    return jax.lax.fori_loop(0, num_terms, add, free).reshape(lead + shape)
 
 
 def inner(one: Array, two: Array) -> Array:
