@@ -23,7 +23,9 @@ from jax import lax
 
 from jaxsearch.core.types import Array
 
-_KIND = "threefry2x32"
+KEY_KIND = "threefry2x32"
+"""Of keys, as `jax.random.key` makes them by default."""
+
 _PARITY = np.uint32(0x1BD11BDA)
 """Of the key schedule, for 32-bit words."""
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -42,10 +44,10 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
         ValueError: if keys are of another kind: what those draw hangs on what is drawn beside it.
     """
     kind = str(jax.random.key_impl(keys))
-    if kind != _KIND:
+    if kind != KEY_KIND:
         raise ValueError(
             f"keys are of kind {kind!r}, whose numbers hang on what is drawn beside them: make "
-            f"them with jax.random.key(seed, impl={_KIND!r})"
+            f"them with jax.random.key(seed, impl={KEY_KIND!r})"
         )
     return _normal(jax.random.key_data(keys), math.prod(shape)).reshape(keys.shape + shape)
 

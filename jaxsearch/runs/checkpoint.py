@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.types import Array, PyTree, SearchState
+from jaxsearch.core.gaussian import KEY_KIND
+from jaxsearch.core.types import PyTree, SearchState
 from jaxsearch.runs.errors import UserError
 
 
@@ -25,19 +26,18 @@ def pack(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
-def unpack(packed: PyTree, like: PyTree, implementation: str) -> PyTree:
+def unpack(packed: PyTree, like: PyTree) -> PyTree:
     """The tree that was packed.
 
     Args:
         packed: what `pack` made of it.
         like: a tree of its structure, shapes and types.
-        implementation: of its PRNG keys, from `jax.random.key_impl`.
     """
 
     def one(leaf: Any, model: Any) -> Any:
         if not _is_key(model):
             return jnp.asarray(leaf)
-        return jax.random.wrap_key_data(jnp.asarray(leaf), impl=implementation)
+        return jax.random.wrap_key_data(jnp.asarray(leaf), impl=KEY_KIND)
 
     return jax.tree.map(one, packed, like)
 
@@ -49,13 +49,11 @@ class Checkpoints:
 
     Args:
         folder: made on the first save.
-        key: the key of the search.
         seconds: the least time between two saves, and before the first.
     """
 
-    def __init__(self, folder: Path, key: Array, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float) -> None:
         self._folder = folder.absolute()
-        self._implementation = str(jax.random.key_impl(key))
         self._seconds = seconds
         self._last = time.monotonic()
         self._manager: Any = None
@@ -117,7 +115,7 @@ class Checkpoints:
                 f"the checkpoint {self._folder / str(step)} is damaged, or of another config: "
                 f"remove {self._folder} to start this run again from the beginning"
             ) from error
-        return unpack(found["state"], like, self._implementation), float(found["seconds"])
+        return unpack(found["state"], like), float(found["seconds"])
 
     def wait(self) -> None:
         """Waits until what was saved is on disk."""

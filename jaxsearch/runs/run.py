@@ -178,7 +178,7 @@ def _search(
         key=built.key,
         prompts=prompts,
         program=Program(config.microbatch, num_particles(built.searcher, problem, prompts)),
-        checkpoints=Checkpoints(folder.checkpoint, built.key, execution.checkpoint_seconds),
+        checkpoints=Checkpoints(folder.checkpoint, execution.checkpoint_seconds),
         score=score,
     )
     job.restore()

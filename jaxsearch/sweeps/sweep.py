@@ -207,9 +207,7 @@ def _search(
                 key=key,
                 prompts=prompts,
                 program=shop.program(unit),
-                checkpoints=Checkpoints(
-                    folder.checkpoint(unit.id), key, options.checkpoint_seconds
-                ),
+                checkpoints=Checkpoints(folder.checkpoint(unit.id), options.checkpoint_seconds),
                 about=Task(unit, config, grading),
                 score=score,
             )

@@ -30,11 +30,11 @@ def test_the_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     chunks = search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=2)
     next(chunks)
     state = next(chunks)
-    saving = Checkpoints(tmp_path / "checkpoint", key, 0.0)
+    saving = Checkpoints(tmp_path / "checkpoint", 0.0)
     saving.offer(state, 12.5)
     saving.wait()
 
-    restored = Checkpoints(tmp_path / "checkpoint", key, 0.0).restore(lambda: shapes(key))
+    restored = Checkpoints(tmp_path / "checkpoint", 0.0).restore(lambda: shapes(key))
     assert restored is not None
     assert restored[1] == 12.5
     assert_same(state, restored[0])
@@ -48,10 +48,10 @@ def test_an_optimizer_and_free_parts_come_back_too(tmp_path: Path) -> None:
     arguments = (searcher, PROBLEM, PROMPTS)
     state, *_, last = search_in_chunks(key, *arguments, rounds_per_chunk=1)
     like = jax.eval_shape(lambda k: start(k, *arguments), key)
-    saving = Checkpoints(tmp_path / "checkpoint", key, 0.0)
+    saving = Checkpoints(tmp_path / "checkpoint", 0.0)
     saving.save(state, 0.0)
     saving.wait()
-    restored = Checkpoints(tmp_path / "checkpoint", key, 0.0).restore(lambda: like)
+    restored = Checkpoints(tmp_path / "checkpoint", 0.0).restore(lambda: like)
     assert restored is not None
     assert_same(state, restored[0])
     *_, again = search_in_chunks(key, *arguments, rounds_per_chunk=1, state=restored[0])
@@ -59,20 +59,9 @@ def test_an_optimizer_and_free_parts_come_back_too(tmp_path: Path) -> None:
     assert np.any(np.asarray(last.searcher.free))
 
 
-def test_keys_of_another_kind_come_back_as_they_were(tmp_path: Path) -> None:
-    key = jax.random.key(3, impl="rbg")
-    state = jax.jit(start, static_argnums=1)(key, *ARGUMENTS)
-    saving = Checkpoints(tmp_path / "checkpoint", key, 0.0)
-    saving.save(state, 0.0)
-    saving.wait()
-    restored = Checkpoints(tmp_path / "checkpoint", key, 0.0).restore(lambda: shapes(key))
-    assert restored is not None
-    assert_same(state, restored[0])
-
-
 def test_only_the_newest_is_kept_and_then_none(tmp_path: Path) -> None:
     key, folder = jax.random.key(0), tmp_path / "checkpoint"
-    checkpoints = Checkpoints(folder, key, 0.0)
+    checkpoints = Checkpoints(folder, 0.0)
     for state in search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=1):
         checkpoints.offer(state, 0.0)
     checkpoints.wait()
@@ -83,7 +72,7 @@ def test_only_the_newest_is_kept_and_then_none(tmp_path: Path) -> None:
 
 def test_saving_twice_is_saving_once(tmp_path: Path) -> None:
     key = jax.random.key(0)
-    checkpoints = Checkpoints(tmp_path / "checkpoint", key, 0.0)
+    checkpoints = Checkpoints(tmp_path / "checkpoint", 0.0)
     state = next(search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=1))
     checkpoints.offer(state, 0.0)
     checkpoints.save(state, 0.0)  # as on Ctrl-C right after
@@ -94,7 +83,7 @@ def test_saving_twice_is_saving_once(tmp_path: Path) -> None:
 
 def test_not_before_its_time(tmp_path: Path) -> None:
     key = jax.random.key(0)
-    checkpoints = Checkpoints(tmp_path / "checkpoint", key, 3600.0)
+    checkpoints = Checkpoints(tmp_path / "checkpoint", 3600.0)
     for state in search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=4):
         checkpoints.offer(state, 0.0)
     assert checkpoints.restore(lambda: shapes(key)) is None
@@ -103,13 +92,13 @@ def test_not_before_its_time(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     key, folder = jax.random.key(0), tmp_path / "checkpoint"
-    checkpoints = Checkpoints(folder, key, 0.0)
+    checkpoints = Checkpoints(folder, 0.0)
     checkpoints.save(next(search_in_chunks(key, *ARGUMENTS, rounds_per_chunk=1)), 0)
     checkpoints.wait()
     step = next(path for path in folder.iterdir() if path.name.isdigit())
     shutil.rmtree(step / "default")
     with pytest.raises(UserError, match="is damaged, or of another config: remove"):
-        Checkpoints(folder, key, 0.0).restore(lambda: shapes(key))
+        Checkpoints(folder, 0.0).restore(lambda: shapes(key))
 
 
 def test_a_checkpoint_that_is_a_file_is_named(tmp_path):
@@ -117,4 +106,4 @@ def test_a_checkpoint_that_is_a_file_is_named(tmp_path):
     folder.write_text("")
     key = jax.random.key(0)
     with pytest.raises(UserError, match="is no folder of checkpoints: remove it"):
-        Checkpoints(folder, key, 0.0).restore(lambda: shapes(key))
+        Checkpoints(folder, 0.0).restore(lambda: shapes(key))

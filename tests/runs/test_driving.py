@@ -30,7 +30,7 @@ PARTICLES = 4
 def jobs(folder: Path, program: Program, num: int) -> list[Job]:
     keys = [jax.random.key(seed) for seed in range(num)]
     return [
-        Job(BUILT, key, PROMPTS, program, Checkpoints(folder / str(seed), key, 3600.0))
+        Job(BUILT, key, PROMPTS, program, Checkpoints(folder / str(seed), 3600.0))
         for seed, key in enumerate(keys)
     ]
 

@@ -308,10 +308,10 @@ def test_a_checkpoint_carries_the_legs(tmp_path: Path):
     """Taken up from disk between two renoisings, the search ends with the same bits."""
     arguments = (SEARCHER, problem("ddpm"), toys.prompts(2))
     shapes = jax.eval_shape(lambda k: start(k, *arguments), KEY)
-    saving = Checkpoints(tmp_path / "checkpoint", KEY, 0.0)
+    saving = Checkpoints(tmp_path / "checkpoint", 0.0)
     saving.save(states("ddpm")[1], 0.0)
     saving.wait()
-    restored, _ = Checkpoints(tmp_path / "checkpoint", KEY, 0.0).restore(lambda: shapes)
+    restored, _ = Checkpoints(tmp_path / "checkpoint", 0.0).restore(lambda: shapes)
     *_, last = search_in_chunks(KEY, *arguments, rounds_per_chunk=5, state=restored)
     assert_same(result_of(last), result_of(states("ddpm")[-1]))
 
