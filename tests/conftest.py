@@ -79,7 +79,7 @@ def _programs_are_let_go() -> Iterator[None]:
 
 
 _THOROUGH = re.compile("|".join(THOROUGH))
-_BY_FILE = ("experiments", "models", "reports", "runs", "zoo")
+_BY_FILE = re.compile("tests/(experiments|models|reports|runs|zoo)/|tests/test_cli.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,5 +87,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _THOROUGH.search(f"{item.path.stem}::{item.name}"):
             item.add_marker(pytest.mark.thorough)
-        if item.path.parent.name in _BY_FILE:
+        if _BY_FILE.search(item.path.as_posix()):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

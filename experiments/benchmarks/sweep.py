@@ -4,15 +4,18 @@
 
 The sweep is the command's own, with everything it writes: records, recipes, pictures, scores of
 all verifiers. Beside it the same searches are sent to the device one after the other by `search`,
-which writes nothing. Both run in turn in one process that has compiled before; a ratio is that of
-the fastest of `repeats` runs, since other work on the machine only ever adds time. The bar is 1.05.
-A sweep has as many units as fill `seconds` with searches, and what it takes with only four of them
-is taken off both: the model is read, the microbatch chosen and the records merged once for all.
-On a CPU device and host are the same cores, so that nothing there can be hidden behind searches.
+which writes nothing. `busy` is the time with something on the device: what a unit takes beside it
+is lost, and the bar is 1.05. Where host and device are the same cores nothing can be hidden behind
+searches: what the host does makes `busy` longer, and only the searches alone, `bare`, show it. All
+run in turn in one process that has compiled before, `repeats` times, and the fastest of each
+counts, since other work on the machine only ever adds time. A sweep has as many units as fill
+`seconds` with searches, and what it takes with only four of them is taken off: the model is read,
+the microbatch chosen and the records merged once for all.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import tempfile
@@ -28,6 +31,7 @@ from rich.table import Table
 
 from jaxsearch.core.search import search
 from jaxsearch.runs.build import build
+from jaxsearch.sweeps.folder import SweepFolder
 from jaxsearch.sweeps.grid import Sweep, read_sweep
 from jaxsearch.sweeps.sweep import SweepOptions, run_sweep
 
@@ -40,12 +44,16 @@ SEARCHERS: dict[str, Any] = {
 KEEP = {"all": ["recipes", "images", "curves"], "scores alone": []}
 
 
-def swept(sweep: Sweep) -> float:
-    """The seconds of a sweep into a new folder."""
-    with tempfile.TemporaryDirectory() as folder:
+def swept(sweep: Sweep) -> tuple[float, float]:
+    """The seconds of a sweep into a new folder, and those with something on the device."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "sweep"
         begun = time.monotonic()
-        run_sweep(sweep, Path(folder) / "sweep", SweepOptions(quiet=True), Console(quiet=True))
-        return time.monotonic() - begun
+        run_sweep(sweep, path, SweepOptions(quiet=True), Console(quiet=True))
+        seconds = time.monotonic() - begun
+        folder = SweepFolder(path)
+        logs = [json.loads(folder.log(one).read_text()) for one in folder.done()]
+        return seconds, sum(log["seconds"] for log in logs)
 
 
 def bare(sweep: Sweep) -> float:
@@ -69,8 +77,10 @@ def main(seconds: float = 8.0, repeats: int = 3) -> None:
         title=f"units of 36 prompts, T = 18, {jax.devices()[0].device_kind}, "
         f"{platform.machine()}, jax {jax.__version__}"
     )
-    for column in ("searcher", "keep", "units", "seconds a unit", "bare", "ratio"):
-        table.add_column(column, justify="left" if column in ("searcher", "keep") else "right")
+    table.add_column("searcher")
+    table.add_column("keep")
+    for column in ("units", "seconds a unit", "busy", "bare", "/ busy", "/ bare"):
+        table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         for name, searcher in SEARCHERS.items():
             for kept, keep in KEEP.items():
@@ -84,11 +94,14 @@ def main(seconds: float = 8.0, repeats: int = 3) -> None:
                 bare(few)
                 units = min(8 + math.ceil(seconds / (bare(few) / 4)), len(sweep.points))
                 sweep = sweep._replace(points=sweep.points[:units])
-                turns = [(swept(sweep), bare(sweep), swept(few), bare(few)) for _ in range(repeats)]
-                all_swept, all_bare, few_swept, few_bare = map(min, zip(*turns, strict=True))
-                sweeping, alone = (all_swept - few_swept, all_bare - few_bare)
-                each = [f"{taken / (units - 4):.3f}" for taken in (sweeping, alone)]
-                table.add_row(name, kept, str(units), *each, f"{sweeping / alone:.3f}")
+                turns = [
+                    (*swept(sweep), bare(sweep), *swept(few), bare(few)) for _ in range(repeats)
+                ]
+                fastest = [min(column) for column in zip(*turns, strict=True)]
+                sweeping, busy, alone = (fastest[i] - fastest[i + 3] for i in range(3))
+                each = [f"{taken / (units - 4):.3f}" for taken in (sweeping, busy, alone)]
+                shares = (f"{sweeping / busy:.3f}", f"{sweeping / alone:.3f}")
+                table.add_row(name, kept, str(units), *each, *shares)
     Console(width=100).print(table)
 
 

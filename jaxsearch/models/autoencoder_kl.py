@@ -35,7 +35,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type, run
-from jaxsearch.models.loading import abstract_module, functional
+from jaxsearch.models.loading import abstract_network, functional
 from jaxsearch.models.residual import Residual, Up
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -388,10 +388,8 @@ def load_autoencoder(
     if not with_encoder:
         encoding = ("encoder.", "quant_conv.")
         tensors = {key: value for key, value in tensors.items() if not key.startswith(encoding)}
-    module = abstract_module(
-        lambda rngs: AutoencoderKL(
-            config, with_encoder=with_encoder, dtype=compute_type(dtype), rngs=rngs
-        )
+    module = abstract_network(
+        AutoencoderKL, config, with_encoder=with_encoder, dtype=compute_type(dtype)
     )
     return config, load_state_dict(module, tensors, source=weights_path(folder))
 

@@ -33,7 +33,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, loaded_once, network_of
+from jaxsearch.models.loading import abstract_network, loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.stored import Tensor
@@ -255,7 +255,7 @@ def clip_of_tensors(
     Raises:
         ValueError: if a tensor is missing, unknown or of another shape. The message names it.
     """
-    module = abstract_module(lambda rngs: Clip(config, dtype=dtype, rngs=rngs))
+    module = abstract_network(Clip, config, dtype=dtype)
     params = load_state_dict(module, tensors, source=source)
     scale = params.pop("logit_scale")
     images = {name: params.pop(name) for name in ("vision_model", "visual_projection")}

@@ -27,7 +27,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, network_of
+from jaxsearch.models.loading import abstract_network, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import (
@@ -199,7 +199,7 @@ def load_clip_text(
     config = clip_text_config(read_config(folder))
     path = weights_path(folder, OF_TRANSFORMERS)
     tensors = rename(read_weights(folder, OF_TRANSFORMERS), present_name)
-    module = abstract_module(lambda rngs: ClipText(config, dtype=compute_type(dtype), rngs=rngs))
+    module = abstract_network(ClipText, config, dtype=compute_type(dtype))
     return config, load_state_dict(module, without_places(tensors), source=path)
 
 

@@ -29,7 +29,7 @@ from jaxsearch.models.clip_text import (
 )
 from jaxsearch.models.folders import read_config, read_weights, rename, weights_path
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, network_of
+from jaxsearch.models.loading import abstract_network, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import without_places
@@ -151,7 +151,5 @@ def load_clip_text_features(
     config = clip_text_features_config(read_config(folder))
     path = weights_path(folder, OF_TRANSFORMERS)
     tensors = rename(read_weights(folder, OF_TRANSFORMERS), present_name)
-    module = abstract_module(
-        lambda rngs: ClipTextFeatures(config, dtype=compute_type(dtype), rngs=rngs)
-    )
+    module = abstract_network(ClipTextFeatures, config, dtype=compute_type(dtype))
     return config, load_state_dict(module, without_places(tensors), source=path)

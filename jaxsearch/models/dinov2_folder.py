@@ -24,7 +24,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, loaded_once
+from jaxsearch.models.loading import abstract_module, abstract_network, loaded_once
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.position_grid import resize_places
@@ -105,7 +105,7 @@ def load_dinov2(
             antialias=bool(trained.num_registers),
         )
     dtype = compute_type(dtype)
-    module = abstract_module(lambda rngs: Dinov2(config, dtype=dtype, rngs=rngs))
+    module = abstract_network(Dinov2, config, dtype=dtype)
     return LoadedDinov2(config, load_state_dict(module, tensors, source=source), head)
 
 

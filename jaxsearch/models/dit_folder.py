@@ -28,7 +28,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module
+from jaxsearch.models.loading import abstract_network
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.stored import Tensor, joined, stored_safetensors
@@ -153,7 +153,7 @@ def load_dit_folder(
 
 def abstract_dit(config: DiTConfig, dtype: Any = jnp.float32) -> DiT:
     """A network without weights: what a file of weights has to fit."""
-    return abstract_module(lambda rngs: DiT(config, dtype=compute_type(dtype), rngs=rngs))
+    return abstract_network(DiT, config, dtype=compute_type(dtype))
 
 
 def dit_config(entries: Mapping[str, Any]) -> DiTConfig:

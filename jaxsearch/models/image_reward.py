@@ -21,7 +21,7 @@ from jaxsearch.core.types import Array, PyTree
 from jaxsearch.models.aesthetic import affine, linear_layers
 from jaxsearch.models.blip import BlipImages, BlipTextConfig, BlipTexts, BlipVisionConfig
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module, loaded_once, network_of
+from jaxsearch.models.loading import abstract_network, loaded_once, network_of
 from jaxsearch.models.pickles import read_state_dict
 from jaxsearch.models.state_dict import load_state_dict
 
@@ -135,8 +135,7 @@ def load_image_reward(
         key: tensor for key, tensor in read_state_dict(path).items() if not key.startswith(_UNUSED)
     }
     head = {key: tensors.pop(key) for key in list(tensors) if key.startswith("mlp.")}
-    settings = {"dtype": compute_type(dtype)}
-    module = abstract_module(lambda rngs: ImageReward(config, **settings, rngs=rngs))
+    module = abstract_network(ImageReward, config, dtype=compute_type(dtype))
     params = load_state_dict(module, tensors, source=path)
     layers = linear_layers(head, _HEAD, source=path, what="ImageReward by its head")
     weight, bias = affine(layers)

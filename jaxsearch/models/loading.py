@@ -85,6 +85,18 @@ def abstract_module(build: Callable[[nnx.Rngs], Module]) -> Module:
     return nnx.eval_shape(lambda: build(cast(nnx.Rngs, _OneKey(jax.random.key(0)))))
 
 
+@functools.cache
+def abstract_network(module: Callable[..., Module], config: Any, **settings: Any) -> Module:
+    """An `abstract_module`, the same object for equal arguments: not to be changed.
+
+    Args:
+        module: its class, `(config, *, rngs, **settings)`.
+        config: what it is made of.
+        settings: such as its type; all can be hashed, and stand in the same order each time.
+    """
+    return abstract_module(lambda rngs: module(config, rngs=rngs, **settings))
+
+
 def functional(
     build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__"
 ) -> Callable[..., Any]:
@@ -98,7 +110,11 @@ def functional(
         `(params, *inputs) -> output`. Keep it: another call of this makes another function, for
         which programs are compiled anew.
     """
-    graph, _ = nnx.split(abstract_module(build))
+    return _function_of(abstract_module(build), method)
+
+
+def _function_of(module: nnx.Module, method: str) -> Callable[..., Any]:
+    graph, _ = nnx.split(module)
 
     def apply(params: PyTree, *inputs: Any) -> Any:
         return getattr(nnx.merge(graph, params), method)(*inputs)
@@ -112,12 +128,9 @@ def network_of(
 ) -> Callable[..., Any]:
     """A module as `functional` has it, the same object for equal arguments.
 
-    Args:
-        module: its class, `(config, *, rngs, **settings)`.
-        config: what it is made of.
-        settings: such as its type; all can be hashed, and stand in the same order each time.
+    Its arguments are those of `abstract_network`.
     """
-    return functional(lambda rngs: module(config, rngs=rngs, **settings))
+    return _function_of(abstract_network(module, config, **settings), "__call__")
 
 
 def parameters(module: nnx.Module) -> PyTree:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxsearch.core.types import PyTree
 from jaxsearch.models.folders import read_config, read_weights, weights_path
 from jaxsearch.models.layers import compute_type
-from jaxsearch.models.loading import abstract_module
+from jaxsearch.models.loading import abstract_network
 from jaxsearch.models.state_dict import load_state_dict
 
 Config = TypeVar("Config")
@@ -38,5 +38,5 @@ def load_network(
             is missing, unknown or of another shape. The message names it.
     """
     config, kind = config_of(read_config(folder)), compute_type(dtype)
-    module = abstract_module(lambda rngs: network(config, dtype=kind, rngs=rngs))
+    module = abstract_network(network, config, dtype=kind)
     return config, load_state_dict(module, read_weights(folder), source=weights_path(folder))

@@ -35,7 +35,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, loaded_once, network_of
+from jaxsearch.models.loading import abstract_network, loaded_once, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.state_dict import load_state_dict
 from jaxsearch.models.transformer import (
@@ -383,7 +383,7 @@ def load_siglip(folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> 
     config = siglip_config(read_config(folder))
     tensors = without_places(read_weights(folder, OF_TRANSFORMERS))
     dtype = compute_type(dtype)
-    module = abstract_module(lambda rngs: Siglip(config, dtype=dtype, rngs=rngs))
+    module = abstract_network(Siglip, config, dtype=dtype)
     params = load_state_dict(module, tensors, source=weights_path(folder, OF_TRANSFORMERS))
     # Whoever loads inside a traced function gets arrays all the same, fit to be kept in a cache.
     with jax.ensure_compile_time_eval():

@@ -34,7 +34,7 @@ from jaxsearch.models.folders import (
     weights_path,
 )
 from jaxsearch.models.layers import Layers, compute_type
-from jaxsearch.models.loading import abstract_module, network_of
+from jaxsearch.models.loading import abstract_network, network_of
 from jaxsearch.models.names import OF_TRANSFORMERS
 from jaxsearch.models.stacked import Stacked
 from jaxsearch.models.state_dict import load_state_dict
@@ -279,7 +279,7 @@ def load_t5_encoder(
     """
     config = t5_encoder_config(read_config(folder))
     tensors = present_names(read_weights(folder, OF_TRANSFORMERS))
-    module = abstract_module(lambda rngs: T5Encoder(config, dtype=compute_type(dtype), rngs=rngs))
+    module = abstract_network(T5Encoder, config, dtype=compute_type(dtype))
     path = weights_path(folder, OF_TRANSFORMERS)
     return config, load_state_dict(module, tensors, source=path)
 
