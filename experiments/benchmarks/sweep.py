@@ -102,7 +102,7 @@ def main(seconds: float = 8.0, repeats: int = 3) -> None:
                 each = [f"{taken / (units - 4):.3f}" for taken in (sweeping, busy, alone)]
                 shares = (f"{sweeping / busy:.3f}", f"{sweeping / alone:.3f}")
                 table.add_row(name, kept, str(units), *each, *shares)
-    Console(width=100).print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
