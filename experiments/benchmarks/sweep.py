@@ -1,6 +1,6 @@
 """What a sweep takes beside the searches that it is made of: the device time that is lost.
 
-    python -m experiments.benchmarks.sweep [--seconds 8] [--repeats 3]    # 9 minutes on 2 CPU cores
+    python -m experiments.benchmarks.sweep [--seconds 8] [--repeats 3]    # 13 minutes on 2 cores
 
 The sweep is the command's own, with everything it writes: records, recipes, pictures, scores of
 all verifiers. Beside it the same searches are sent to the device one after the other by `search`,

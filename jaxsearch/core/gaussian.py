@@ -33,12 +33,15 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ROUNDS = 20
 
 
-def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard Gaussians [..., *shape] of keys [...], float32: of each key `jax.random.normal`'s.
+def normal(keys: Array, size: int) -> Array:
+    """Standard Gaussians [..., n] of keys [...], float32: of each key `jax.random.normal`'s.
+
+    Flat, and to be added up so: a loop over an innermost axis of a few channels, into which the
+    kernel would be drawn, is not made into vectors.
 
     Args:
         keys: typed, of JAX's default kind.
-        shape: of what each key stands for, of fewer than 2^32 numbers.
+        size: n, how many numbers each key stands for, fewer than 2^32.
 
     Raises:
         ValueError: if keys are of another kind: what those draw hangs on what is drawn beside it.
@@ -49,13 +52,12 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
             f"keys are of kind {kind!r}, whose numbers hang on what is drawn beside them: make "
             f"them with jax.random.key(seed, impl={KEY_KIND!r})"
         )
-    return _normal(jax.random.key_data(keys), math.prod(shape)).reshape(keys.shape + shape)
+    return _normal(jax.random.key_data(keys), size)
 
 
 @functools.partial(jax.jit, static_argnums=1)  # for what is traced often: once for all
 def _normal(words: Array, size: int) -> Array:
     """Gaussians [..., n] of the words [..., 2] of keys."""
-    # Flat: a loop over an innermost axis of a few channels would not be made into vectors.
     shape = (*words.shape[:-1], size)
     first, second = (
         lax.broadcast_in_dim(words[..., i], shape, range(len(shape) - 1)) for i in (0, 1)

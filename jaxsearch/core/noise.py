@@ -136,9 +136,9 @@ def draw(keys: Array, shape: tuple[int, ...]) -> Array:
     """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
     # Through a loop that the compiler cannot see to be one of a single turn, so that it stores the
     # numbers: it would draw them again in every operation that reads them.
-    size = (math.prod(shape),)
+    size = math.prod(shape)
     turns = jax.lax.optimization_barrier(jnp.int32(1))
-    nothing = jnp.zeros(keys.shape + size, jnp.float32)
+    nothing = jnp.zeros((*keys.shape, size), jnp.float32)
     drawn = jax.lax.fori_loop(0, turns, lambda _, before: normal(keys, size), nothing)
     return drawn.reshape(keys.shape + shape)
 
@@ -150,7 +150,7 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
     costs one draw whatever the rank.
     """
     lead = noise.coefs.shape[:-1]
-    size = (math.prod(shape),)
+    size = math.prod(shape)
     rank = noise.coefs.shape[-1]
     used = jnp.any(noise.coefs != 0, axis=tuple(range(len(lead))))
     num_terms = jnp.max(jnp.where(used, jnp.arange(1, rank + 1), 0))
@@ -160,9 +160,9 @@ def realise(noise: Noise, shape: tuple[int, ...]) -> Array:
         coefs = jax.lax.dynamic_index_in_dim(noise.coefs, term, axis=-1, keepdims=False)
         return total + coefs[..., None] * normal(keys, size)
 
-    free = jnp.zeros(lead + size, jnp.float32)
+    free = jnp.zeros((*lead, size), jnp.float32)
     if noise.free is not None:
-        free = noise.free.reshape(lead + size)
+        free = noise.free.reshape((*lead, size))
     return jax.lax.fori_loop(0, num_terms, add, free).reshape(lead + shape)
 
 

@@ -26,7 +26,7 @@ print("FOUND", rank, *(one.tobytes().hex() for one in found()), flush=True)
 
 
 def found() -> list[np.ndarray]:
-    """Scores and passes of a search on all devices, one particle at once on each."""
+    """Scores, the best after each round and passes of a search, one particle at once a device."""
     mesh = jax.make_mesh((8,), ("particle",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     problem = toys.problem(cases.solvers()["heun_edm"])
