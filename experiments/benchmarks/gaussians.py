@@ -18,7 +18,8 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
-from jaxsearch.core.noise import folded, fresh, realise
+from jaxsearch.core.noise import fresh, realise
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.types import Array
 
 SHAPES = {"digits": (8, 8, 1), "scenes": (48, 48, 3)}
@@ -43,7 +44,7 @@ def program(draw: Callable[..., Array], shape: tuple[int, ...]) -> jax.stages.Wr
     @jax.jit
     def run(keys: Array, scale: Array, turns: Array) -> Array:
         def add(turn: Array, total: Array) -> Array:
-            return total + draw(folded(keys, turn), scale, shape)
+            return total + draw(fold_in(keys, turn), scale, shape)
 
         return jax.lax.fori_loop(0, turns, add, jnp.zeros((len(keys), *shape)))
 

@@ -8,12 +8,13 @@ results/overhead_cpu.md has what was seen, of both models in the package.
 
 What a search calls is counted while it runs: how often the network, which solver step, and how
 often the decoder and the verifier, at which batch. The bare program makes the same calls of
-network, decoder and verifier at the same batch in compiled loops; each call reads what the one
-before it wrote, so that none can be left out. The sampling program takes the same solver steps
-instead of the network calls inside them, each with a fresh noise: what a sampler spends that
-searches for nothing. Where that alone is above the bar, no search that takes those steps can be
-below. All programs run in turn in one process, `repeats` times; a ratio is taken within a turn, and
-the table has the median over the turns and the quartiles around it. Seconds are medians too.
+network, decoder and verifier at the same batch in compiled loops, a round of each batch in turn;
+each call reads what the one before it wrote, so that none can be left out. The sampling program
+takes the same solver steps instead of the network calls inside them, each with a fresh noise: what
+a sampler spends that searches for nothing. Where that alone is above the bar, no search that takes
+those steps can be below. All programs run in turn in one process, `repeats` times; a ratio is taken
+within a turn, and the table has the median over the turns and the quartiles around it. Seconds are
+medians too.
 Compile time is from the traced program to the executable, with no cache. `gradient` has no bare
 calls to be beside: the way back through a network has none that does not depend on what is kept.
 Its sampling program goes back through the same sampler as often, and takes a plain step up.
@@ -22,6 +23,7 @@ Its sampling program goes back through the same sampler as often, and takes a pl
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import time
 from collections import Counter
@@ -37,8 +39,9 @@ from rich.table import Table
 
 import jaxsearch
 from experiments import common, scenes_common
-from jaxsearch.core.noise import fold_in_each, fresh, realise
+from jaxsearch.core.noise import fresh, realise
 from jaxsearch.core.plan import plan
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.search import search
 from jaxsearch.core.space import initial_scale
 from jaxsearch.core.types import Array, Problem, Prompts, PyTree, Searcher, Solver, Value
@@ -185,55 +188,70 @@ def bare_program(num_prompts: int, *, sampling: bool) -> jax.stages.Wrapped:
 
     @jax.jit
     def run(problem: Problem, prompts: Prompts, rounds: dict[int, Rounds]) -> Array:
-        total, solver = jnp.float32(0.0), problem.solver
-        shape = problem.denoiser.shape
-        for size, calls in rounds.items():
+        solver, shape = problem.solver, problem.denoiser.shape
+        used = jnp.asarray(solver.active, jnp.float32)
+
+        def asked(size: int) -> tuple[PyTree, dict[str, Array]]:
             owner = jnp.repeat(jnp.arange(num_prompts), size // num_prompts)
-            cond, context = jax.tree.map(lambda leaf, i=owner: leaf[i], prompts[1:])
-            x = jnp.ones((size, *shape))
+            return jax.tree.map(lambda leaf: leaf[owner], (prompts.cond, prompts.context))
 
-            def network(x, cond=cond):
-                # Times that change from call to call: of constant ones the compiler would compute
-                # the embedding once, before the loop, which no sampler can.
-                t = 1.0 + 1e-6 * x.reshape(len(x), -1)[:, 0]
-                return problem.denoiser(x, t, cond).x0
+        of_batch = {size: asked(size) for size in rounds}
 
-            def step(x, place, index, size=size, cond=cond):
-                keys = fold_in_each(jax.random.key(0), place * size + jnp.arange(size))
-                recipe = fresh(keys, 1)
-                used = jnp.asarray(solver.active, jnp.float32)[index]
-                noise = realise(recipe._replace(coefs=recipe.coefs * used), shape)
-                memory = jax.tree.map(lambda leaf: jnp.stack([leaf] * size), solver.memory(shape))
-                moved = solver.step(
-                    lambda x, t: problem.denoiser(x, t, cond), x, jnp.full(size, index), noise,
-                    memory,
-                )  # fmt: skip
-                # Latents that stay within what the network was made for.
-                return 0.5 * moved.x + moved.x0
+        def network(size: int, x: Array) -> Array:
+            # Times that change from call to call: of constant ones the compiler would compute the
+            # embedding once, before the loop, which no sampler can.
+            t = 1.0 + 1e-6 * x.reshape(size, -1)[:, 0]
+            return problem.denoiser(x, t, of_batch[size][0]).x0
 
-            def item(place, x, calls=calls, step=step, network=network):
+        def step(size: int, x: Array, place: Array, index: Array) -> Array:
+            recipe = fresh(fold_in(jax.random.key(0), place * size + jnp.arange(size)), 1)
+            noise = realise(recipe._replace(coefs=recipe.coefs * used[index]), shape)
+            memory = jax.tree.map(lambda leaf: jnp.stack([leaf] * size), solver.memory(shape))
+            moved = solver.step(
+                lambda x, t: problem.denoiser(x, t, of_batch[size][0]),
+                x, jnp.full(size, index), noise, memory,
+            )  # fmt: skip
+            # Latents that stay within what the network was made for.
+            return 0.5 * moved.x + moved.x0
+
+        def one_round(size: int, number: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            calls = rounds[size]
+
+            def item(place: Array, x: Array) -> Array:
                 if not sampling:
-                    return network(x)
+                    return network(size, x)
                 index = calls.order[place]
                 return jax.lax.cond(
                     index >= 0,
-                    lambda x: step(x, place, jnp.maximum(index, 0)),
-                    network,
+                    lambda x: step(size, x, place, jnp.maximum(index, 0)),
+                    lambda x: network(size, x),
                     x,
                 )
 
-            def one_round(r, carry, calls=calls, context=context, item=item):
-                x, total, place = carry
-                number = (calls.items if sampling else calls.network)[r]
-                x = jax.lax.fori_loop(place, place + number, item, x)
-                images = problem.objective.decoder(x)
-                for verifier in problem.objective.verifiers:
-                    total = total + jnp.sum(verifier(images, context))
-                return x + 1e-9 * total, total, place + number
+            x, total, place = carry
+            end = place + (calls.items if sampling else calls.network)[number]
+            x = jax.lax.fori_loop(place, end, item, x)
+            images = problem.objective.decoder(x)
+            for verifier in problem.objective.verifiers:
+                total = total + jnp.sum(verifier(images, of_batch[size][1]))
+            return x + 1e-9 * total, total, end
 
-            carry = (x, total, jnp.int32(0))
-            _, total, _ = jax.lax.fori_loop(0, len(calls.network), one_round, carry)
-        return total
+        # A round of each batch in turn: a search too goes from one to the other.
+        def turn(number: Array, state: dict[int, tuple[Array, ...]]) -> dict[int, Any]:
+            return {
+                size: jax.lax.cond(
+                    number < len(rounds[size].network),
+                    functools.partial(one_round, size, number),
+                    lambda carry: carry,
+                    carry,
+                )
+                for size, carry in state.items()
+            }
+
+        state = {size: (jnp.ones((size, *shape)), jnp.float32(0), jnp.int32(0)) for size in rounds}
+        turns = max(len(calls.network) for calls in rounds.values())
+        state = jax.lax.fori_loop(0, turns, turn, state)
+        return sum((total for _, total, _ in state.values()), jnp.float32(0))
 
     return run
 
@@ -260,7 +278,7 @@ def climbing_program(num_prompts: int, climbs: int) -> jax.stages.Wrapped:
             ) -> tuple[tuple[Array, PyTree], None]:
                 x, memory = carry
                 place = (turn * solver.num_steps + index) * num_prompts
-                recipe = fresh(fold_in_each(jax.random.key(0), place + rows), 1)
+                recipe = fresh(fold_in(jax.random.key(0), place + rows), 1)
                 noise = realise(recipe._replace(coefs=recipe.coefs * used[index]), shape)
                 moved = solver.step(
                     lambda x, t: denoiser(x, t, prompts.cond), x, jnp.full(num_prompts, index),

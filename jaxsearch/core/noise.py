@@ -25,21 +25,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.gaussian import normal
+from jaxsearch.core.random import fold_in, normal, stored
 from jaxsearch.core.types import Array, Noise, NoiseSpace, Particle, Prompts, PyTree
-
-fold_in_each = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-"""`(key [], numbers [n]) -> keys [n]`."""
 
 
 def prompt_keys(key: Array, prompts: Prompts) -> Array:
     """The keys [P] of prompts, from the key of a search."""
-    return fold_in_each(key, prompts.ids)
-
-
-def folded(keys: Array, number: Array | int) -> Array:
-    """Keys [P], each folded with the same number."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+    return fold_in(key, prompts.ids)
 
 
 def noise_key(
@@ -53,7 +45,7 @@ def noise_key(
         row: 0 for the initial noise, `i + 1` for the noise of solver step `i`.
         draw: which of several draws of that noise, from 0.
     """
-    return jax.random.fold_in(candidate, draw * (space.num_steps + 1) + row)
+    return fold_in(candidate, draw * (space.num_steps + 1) + row)
 
 
 def fresh(keys: Array, rank: int) -> Noise:
@@ -76,7 +68,7 @@ def fresh_trajectory(space: NoiseSpace, candidate: Array) -> Noise:
 
 def first_candidates(space: NoiseSpace, key: Array, num: int) -> tuple[Array, Particle]:
     """The keys [K] of a prompt's first candidates and their particles [K, ...] at step 0."""
-    keys = fold_in_each(key, jnp.arange(num))
+    keys = fold_in(key, jnp.arange(num))
     first = jax.vmap(lambda candidate: take(fresh_trajectory(space, candidate), 0))(keys)
     return keys, space.root(first)
 
@@ -134,13 +126,7 @@ def rotate(noise: Noise, slot: Array | int, key: Array, amount: Array | float) -
 
 def draw(keys: Array, shape: tuple[int, ...]) -> Array:
     """The Gaussians [..., *E] that keys [...] of a recipe stand for."""
-    # Through a loop that the compiler cannot see to be one of a single turn, so that it stores the
-    # numbers: it would draw them again in every operation that reads them.
-    size = math.prod(shape)
-    turns = jax.lax.optimization_barrier(jnp.int32(1))
-    nothing = jnp.zeros((*keys.shape, size), jnp.float32)
-    drawn = jax.lax.fori_loop(0, turns, lambda _, before: normal(keys, size), nothing)
-    return drawn.reshape(keys.shape + shape)
+    return stored(normal(keys, math.prod(shape))).reshape(keys.shape + shape)
 
 
 def realise(noise: Noise, shape: tuple[int, ...]) -> Array:

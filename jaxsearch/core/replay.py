@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxsearch.core.evaluate import Expansion, expand
-from jaxsearch.core.noise import folded, fresh_trajectory, prompt_keys, take
+from jaxsearch.core.noise import fresh_trajectory, prompt_keys, take
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import (
     Array,
@@ -190,7 +191,7 @@ def replay(
 def plain_noise(key: Array, problem: Problem, prompts: Prompts) -> Noise:
     """The recipes [P, T + 1, 1] of plain samples: candidate 0 of every searcher under this key."""
     space = noise_space(problem, 1)
-    candidates = folded(folded(prompt_keys(key, prompts), 0), 0)
+    candidates = fold_in(fold_in(prompt_keys(key, prompts), 0), 0)
     return jax.vmap(lambda candidate: fresh_trajectory(space, candidate))(candidates)
 
 

@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxsearch.core.random import uniform
 from jaxsearch.core.types import Array
 
 
@@ -48,25 +49,21 @@ def pick(weights: Array, positions: Array) -> Array:
 def multinomial(key: Array, log_weights: Array) -> Array:
     """Every descendant draws its ancestor independently."""
     weights = jnp.exp(normalised(log_weights)[0])
-    return pick(weights, jax.random.uniform(key, weights.shape))
+    return pick(weights, uniform(key, weights.size))
 
 
 def stratified(key: Array, log_weights: Array) -> Array:
     """One independent draw in each of `K` equal strata (Kitagawa 1996)."""
     weights = jnp.exp(normalised(log_weights)[0])
     size = weights.shape[0]
-    return pick(
-        weights, (jnp.arange(size, dtype=weights.dtype) + jax.random.uniform(key, (size,))) / size
-    )
+    return pick(weights, (jnp.arange(size, dtype=weights.dtype) + uniform(key, size)) / size)
 
 
 def systematic(key: Array, log_weights: Array) -> Array:
     """One draw for all strata: counts are `K * w` rounded down or up (Carpenter et al. 1999)."""
     weights = jnp.exp(normalised(log_weights)[0])
     size = weights.shape[0]
-    return pick(
-        weights, (jnp.arange(size, dtype=weights.dtype) + jax.random.uniform(key, ())) / size
-    )
+    return pick(weights, (jnp.arange(size, dtype=weights.dtype) + uniform(key, 1)) / size)
 
 
 def residual(key: Array, log_weights: Array) -> Array:
@@ -82,7 +79,7 @@ def residual(key: Array, log_weights: Array) -> Array:
     ends = jnp.cumsum(copies.astype(jnp.int32))
     places = jnp.arange(size)
     certain = jnp.searchsorted(ends, places, side="right")
-    drawn = pick(jnp.maximum(expected - copies, 0.0), jax.random.uniform(key, (size,)))
+    drawn = pick(jnp.maximum(expected - copies, 0.0), uniform(key, size))
     return jnp.where(places < ends[-1], certain, drawn).astype(jnp.int32)
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxsearch.core.evaluate import combined, evaluate
-from jaxsearch.core.noise import folded, fresh, prompt_keys, select
+from jaxsearch.core.noise import fresh, prompt_keys, select
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.space import noise_space, num_rounds, stages_of, with_first
 from jaxsearch.core.traced import Fixed, Traced
 from jaxsearch.core.types import (
@@ -46,7 +47,7 @@ def start(key: Array, searcher: Searcher, problem: Problem, prompts: Prompts) ->
     space = noise_space(problem, searcher.rank, searcher.renoisings)
     num_prompts = prompts.ids.shape[0]
     rounds = num_rounds(searcher.stages(space))
-    init_keys = folded(prompt_keys(key, prompts), 0)
+    init_keys = fold_in(prompt_keys(key, prompts), 0)
     nothing = fresh(init_keys, searcher.rank)
     free = jnp.zeros((num_prompts, *space.shape)) if searcher.free else None
     nothing = nothing._replace(coefs=jnp.zeros_like(nothing.coefs), free=free)
@@ -88,7 +89,7 @@ class Turn(NamedTuple):
 
 def ask(keys: Array, turn: Turn, state: SearchState) -> Proposal:
     """The proposal [P, K] of the round that comes next."""
-    ask_keys = folded(keys, 2 * state.round + 1)
+    ask_keys = fold_in(keys, 2 * state.round + 1)
     return jax.vmap(turn.stage.ask, in_axes=(0, None, 0))(ask_keys, turn.round, state.searcher)
 
 
@@ -102,7 +103,7 @@ def tell(
     spent: Cost,
 ) -> SearchState:
     """The state after a round whose proposal got this evaluation at this cost [P]."""
-    tell_keys = folded(keys, 2 * state.round + 2)
+    tell_keys = fold_in(keys, 2 * state.round + 2)
     searcher_state = jax.vmap(turn.stage.tell, in_axes=(0, None, 0, 0, 0))(
         tell_keys, turn.round, state.searcher, proposal, evaluation
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsearch.core.gaussian import KEY_KIND
+from jaxsearch.core.random import KEY_KIND
 from jaxsearch.core.types import PyTree, SearchState
 from jaxsearch.runs.errors import UserError
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxsearch.core.checks import check_count
-from jaxsearch.core.noise import fold_in_each, fresh_trajectory, repeat, require_noise, take
+from jaxsearch.core.noise import fresh_trajectory, repeat, require_noise, take
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -47,7 +48,7 @@ def best_of_n(*, candidates: int = 4, share_initial_noise: bool = False) -> Sear
 
         def ask_fn(key: Array, round: Array, state: PyTree) -> Proposal:
             del key, round  # candidates hang on the prompt's own key, so that they nest
-            keys = fold_in_each(state, jnp.arange(candidates))
+            keys = fold_in(state, jnp.arange(candidates))
             noise = jax.vmap(lambda candidate: fresh_trajectory(space, candidate))(keys)
             first = take(noise, (slice(None), 0))
             if share_initial_noise:

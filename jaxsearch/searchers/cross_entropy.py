@@ -14,7 +14,6 @@ import numpy as np
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
     draw,
-    fold_in_each,
     fresh,
     fresh_trajectory,
     length,
@@ -22,6 +21,7 @@ from jaxsearch.core.noise import (
     repeat,
     take,
 )
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -109,7 +109,7 @@ def cross_entropy(
                 f"directions is {directions}, but a latent of {space.shape} has only {size} "
                 "numbers: take fewer directions"
             )
-        candidates = fold_in_each(key, jnp.arange(directions))
+        candidates = fold_in(key, jnp.arange(directions))
         keys = jax.vmap(lambda candidate: noise_key(space, candidate, 0))(candidates)
         steps = take(fresh_trajectory(space, candidates[0]), slice(1, None))
         plain = (jnp.arange(directions) == 0).astype(jnp.float32)

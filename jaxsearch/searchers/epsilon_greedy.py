@@ -14,7 +14,6 @@ from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
     add_term,
     draw,
-    fold_in_each,
     fresh,
     fresh_branches,
     fresh_trajectory,
@@ -27,6 +26,7 @@ from jaxsearch.core.noise import (
     take,
     without_lineage,
 )
+from jaxsearch.core.random import fold_in, uniform
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Segment, Window, check_segments, runs, segments
 from jaxsearch.core.types import (
@@ -126,7 +126,7 @@ def epsilon_greedy(
         return plan
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
-        keys = fold_in_each(key, jnp.arange(candidates + 1))
+        keys = fold_in(key, jnp.arange(candidates + 1))
         root = space.root(take(fresh_trajectory(space, keys[0]), 0))
         value = root.x if every == 1 else repeat(root.x, every)
         unknown = jnp.full((space.num_guides,), -jnp.inf)
@@ -186,7 +186,7 @@ def epsilon_greedy(
                     (moved, value + coef * gaussian),
                 )
 
-            coins = jax.random.uniform(key, (candidates, 2))
+            coins = uniform(key, 2 * candidates).reshape(candidates, 2)
             noise, values = jax.vmap(candidate)(keys[:-1], gaussians, coins)
             return Proposal(repeat(state.parent, candidates), noise, values)
 

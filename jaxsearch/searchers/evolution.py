@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
     add_term,
-    fold_in_each,
     fresh_trajectory,
     noise_key,
     require_noise,
@@ -19,6 +18,7 @@ from jaxsearch.core.noise import (
     select,
     take,
 )
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -138,7 +138,7 @@ def evolution(
             )
 
     def trajectories(space: NoiseSpace, key: Array, num: int) -> Noise:
-        keys = fold_in_each(key, jnp.arange(num))
+        keys = fold_in(key, jnp.arange(num))
         return jax.vmap(lambda candidate: fresh_trajectory(space, candidate))(keys)
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
@@ -194,7 +194,7 @@ def evolution(
             return select(rows == step, added, later)
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
-            keys = fold_in_each(key, jnp.arange(population))
+            keys = fold_in(key, jnp.arange(population))
             parents = take(state.parents, jnp.arange(population) % survivors)
             noise = jax.vmap(mutated, in_axes=(0, None, 0))(parents.noise, slot + round, keys)
             if step == 0:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxsearch.core.checks import check_count, check_range, is_traced
-from jaxsearch.core.noise import fold_in_each, fresh_trajectory, inner, realise, select, take
+from jaxsearch.core.noise import fresh_trajectory, inner, realise, select, take
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -110,7 +111,7 @@ def gradient(
     transformation = _transformation(optimizer, learning_rate, clip)
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
-        keys = fold_in_each(key, jnp.arange(candidates))
+        keys = fold_in(key, jnp.arange(candidates))
         free = jnp.zeros((candidates, len(_searched(space, injected)), *space.shape))
         with _rules_of_optax():
             return State(keys, free, jax.vmap(transformation.init)(free))
@@ -153,7 +154,7 @@ def gradient(
         ) -> State:
             del round, proposal
             assert evaluation.gradient is not None
-            keys = fold_in_each(key, jnp.arange(candidates))
+            keys = fold_in(key, jnp.arange(candidates))
             begun = take(recipes(space, state), (slice(None), rows))._replace(free=None)
             plain = realise(begun, space.shape)
             slopes = evaluation.gradient[:, rows]

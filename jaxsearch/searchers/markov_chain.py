@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
     draw,
-    fold_in_each,
     fresh_trajectory,
     noise_key,
     realise,
@@ -19,6 +18,7 @@ from jaxsearch.core.noise import (
     select,
     take,
 )
+from jaxsearch.core.random import fold_in, uniform
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -86,7 +86,7 @@ def markov_chain(
     check_range("strength", strength, 0.0, open_high=True)
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
-        keys = fold_in_each(key, jnp.arange(chains))
+        keys = fold_in(key, jnp.arange(chains))
         noise = jax.vmap(lambda chain: fresh_trajectory(space, chain))(keys)
         # A recipe has a term for each accepted move: where those of all steps grow, to draw them
         # anew at every step would cost more than the smallest networks do.
@@ -119,7 +119,7 @@ def markov_chain(
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             del round
-            chain = fold_in_each(key, jnp.arange(chains))
+            chain = fold_in(key, jnp.arange(chains))
             keys = jax.vmap(lambda one: jax.vmap(lambda row: noise_key(space, one, row))(rows))(
                 chain
             )
@@ -135,7 +135,7 @@ def markov_chain(
             key: Array, round: Array, state: State, proposal: Proposal, evaluation: Evaluation
         ) -> State:
             del round
-            coins = jnp.log(jax.random.uniform(key, (chains,)))
+            coins = jnp.log(uniform(key, chains))
             likelier = coins < strength * (evaluation.score - state.score)
             # What is no number (a strength of 0 times a failed score) compares as false: refused.
             accept = likelier | jnp.isneginf(state.score)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxsearch.core.checks import check_count, check_range
 from jaxsearch.core.noise import (
     first_candidates,
-    fold_in_each,
     fresh,
     fresh_branches,
     noise_key,
@@ -20,6 +19,7 @@ from jaxsearch.core.noise import (
     require_sight,
     take,
 )
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.segments import Window, check_segments, segments
 from jaxsearch.core.types import (
@@ -39,14 +39,14 @@ class Tree(NamedTuple):
     """The nodes of one prompt's tree in the order of their making; node 0 is where it begins.
 
     A node is a partial sample that has taken `depth` noise choices, one per edge of the tree. The
-    children of a node are neighbours, in the order of their choices.
+    children of a node are neighbours, in the order of their choices: node `i` above 0 has taken
+    noise `(i - 1) mod N` last.
     """
 
     x: Array  # [C, *E] latent
     memory: PyTree  # [C, ...] of the solver
-    choice: Array  # [C, D] int32, which noise each edge on the way took
+    path: Array  # [C, D] int32, the nodes after node 0 on the way, itself last; then C
     depth: Array  # [C] int32
-    parent: Array  # [C] int32; node 0 is its own
     first_child: Array  # [C] int32; 0 while there are none, since node 0 is nobody's child
     score: Array  # [C] the node's own, when it was made
     visits: Array  # [C] float32
@@ -151,9 +151,8 @@ def mcts(
         tree = Tree(
             x=repeat(root.x, num),
             memory=repeat(root.memory, num),
-            choice=jnp.zeros((num, num_edges), jnp.int32),
+            path=jnp.full((num, num_edges), num),
             depth=nowhere,
-            parent=nowhere,
             first_child=nowhere,
             score=nothing,
             visits=nothing,
@@ -180,13 +179,15 @@ def mcts(
             steps = first_step[tree.depth]
             rows = jnp.arange(1, space.num_steps + 1)
 
-            def lineage(choice: Array, step: Array) -> Noise:
+            def lineage(path: Array, step: Array) -> Noise:
+                # Of what is still to be chosen, and is drawn by nobody, the first.
+                choice = (path - 1) % branches
                 keys = state.keys[jnp.where(edge_of < 0, 0, choice[edge_of])]
                 noise = fresh(jax.vmap(lambda k, row: noise_key(space, k, row))(keys, rows), 1)
                 taken = used * (rows <= step).astype(jnp.float32)
                 return noise._replace(coefs=noise.coefs * taken[:, None])
 
-            later = jax.vmap(lineage)(tree.choice, steps)
+            later = jax.vmap(lineage)(tree.path, steps)
             first = repeat(state.first, nodes.shape[0])
             noise = jax.tree.map(
                 lambda one, rest: jnp.concatenate([one[:, None], rest], axis=1), first, later
@@ -219,16 +220,12 @@ def mcts(
             offsets = jnp.arange(branches)
             return first[..., None] + offsets.reshape((1,) * first.ndim + (branches,))
 
-        def on_path(tree: Tree, node: Array) -> Array:
-            """[D + 1] the nodes from `node` up; beyond node 0 the number of none, `C`."""
-
-            def up(node: Array, _: None) -> tuple[Array, Array]:
-                outside = node >= tree.depth.shape[0]
-                parent = tree.parent[jnp.where(outside, 0, node)]
-                beyond = outside | (node == 0)
-                return jnp.where(beyond, tree.depth.shape[0], parent), node
-
-            return jax.lax.scan(up, node, None, length=num_edges + 1)[1]
+        def on_path(tree: Tree, nodes: Array) -> Array:
+            """[..., D + 1] the nodes from node 0 to nodes [...]; then `C`, that of none."""
+            path = tree.path[nodes]
+            path = jnp.concatenate([jnp.zeros_like(path[..., :1]), path], axis=-1)
+            none = tree.depth.shape[0]
+            return jnp.where(nodes[..., None] < none, path, none)
 
         def find_leaves(state: State) -> Array:
             """[W] the nodes without children that this round's simulations lead to."""
@@ -239,17 +236,16 @@ def mcts(
                 return jnp.where(visits > 0, tree.total[node] / jnp.maximum(visits, 1), otherwise)
 
             def one(under_way: Array, _: None) -> tuple[Array, Array]:
-                def down(_: Array, node: Array) -> Array:
+                def down(node: Array) -> Array:
                     children = family(tree.first_child[node])
                     count = tree.visits[children] + under_way[children]
                     above = tree.visits[node] + under_way[node]
                     bonus = jnp.sqrt(jnp.log(jnp.maximum(above, 1)) / jnp.maximum(count, 1))
                     bound = mean_of(children, mean_of(node, jnp.float32(0)))
                     bound = jnp.where(count > 0, bound + exploration * bonus, jnp.inf)
-                    best = children[jnp.argmax(bound)]
-                    return jnp.where(tree.first_child[node] > 0, best, node)
+                    return children[jnp.argmax(bound)]
 
-                leaf = jax.lax.fori_loop(0, num_edges, down, state.root)
+                leaf = jax.lax.while_loop(lambda node: tree.first_child[node] > 0, down, state.root)
                 return under_way.at[on_path(tree, leaf)].add(1, mode="drop"), leaf
 
             _, found = jax.lax.scan(one, jnp.zeros_like(tree.visits), None, length=leaves)
@@ -285,21 +281,17 @@ def mcts(
             count = new.astype(jnp.int32)
             place = state.num_nodes + branches * (jnp.cumsum(count) - count)
             none = tree.depth.shape[0]  # what is written there is dropped
-            offsets = jnp.arange(branches)
             index = jnp.where(new[:, None], family(place), none).ravel()
-            parent = jnp.repeat(found, branches)
-            depth = tree.depth[parent]
-            choice = tree.choice[parent].at[jnp.arange(len(parent)), depth].set(
-                jnp.tile(offsets, leaves)
-            )  # fmt: skip
+            # Read where `ask` reads them, before what is written: else the table would be copied.
+            path = jnp.repeat(tree.path[found], branches, axis=0)
+            depth = jnp.repeat(tree.depth[found], branches)
             child = evaluation.child
             entries = tree._replace(
                 x=child.x,
                 memory=child.memory,
-                choice=choice,
+                path=path.at[jnp.arange(len(index)), depth].set(index),
                 depth=depth + 1,
-                parent=parent,
-                first_child=jnp.zeros_like(parent),
+                first_child=jnp.zeros_like(depth),
                 score=evaluation.score,
                 visits=jnp.zeros_like(evaluation.score),
                 total=jnp.zeros_like(evaluation.score),
@@ -327,7 +319,7 @@ def mcts(
             del round
             parent = particles(state, state.child)
             rest = max(space.num_steps - ends[0], 1)
-            keys = fold_in_each(key, jnp.arange(leaves))
+            keys = fold_in(key, jnp.arange(leaves))
 
             def play(candidate: Array, step: Array) -> Noise:
                 return fresh_branches(space, candidate[None], step, rest)
@@ -354,7 +346,7 @@ def mcts(
             )
             failed = jnp.where(jnp.isfinite(lowest), lowest, 0)
             reward = jnp.where(jnp.isfinite(reward), reward, failed)
-            path = jax.vmap(lambda node: on_path(tree, node))(nodes)
+            path = on_path(tree, nodes)
             tree = tree._replace(
                 visits=tree.visits.at[path].add(1, mode="drop"),
                 total=tree.total.at[path].add(reward[:, None], mode="drop"),

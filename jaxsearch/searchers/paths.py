@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jaxsearch.core.checks import MOST, check_count, check_fixed, check_range
 from jaxsearch.core.noise import (
     first_candidates,
-    fold_in_each,
     fresh,
     fresh_branches,
     noise_key,
     take,
 )
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -125,7 +125,7 @@ def paths(
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
             # A candidate's noises are those of a trajectory of its own, whose first renoises it.
-            keys = fold_in_each(key, jnp.arange(num))
+            keys = fold_in(key, jnp.arange(num))
             first = jax.vmap(lambda candidate: noise_key(space, candidate, 0))(keys)
             back = backs[round]
             renoised = space.renoise(take(state.paths, parent), back, fresh(first, space.rank))

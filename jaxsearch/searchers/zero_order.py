@@ -18,6 +18,7 @@ from jaxsearch.core.noise import (
     select,
     take,
 )
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -76,7 +77,7 @@ def zero_order(
     check_range(f"step ({geometry})", step, 0.0, farthest, open_low=True, open_high=True)
 
     def init_fn(space: NoiseSpace, key: Array) -> State:
-        rows = fresh_trajectory(space, jax.random.fold_in(key, 0))
+        rows = fresh_trajectory(space, fold_in(key, 0))
         pivot = take(rows, 0)
         steps = take(rows, slice(1, None))
         unknown = jnp.full((space.num_guides,), -jnp.inf)
@@ -103,7 +104,7 @@ def zero_order(
             return state._replace(scores=evaluation.scores[0])
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
-            keys = jax.random.split(key, neighbours)
+            keys = fold_in(key, jnp.arange(neighbours))
             moved = jax.vmap(lambda k: neighbour(state, round, k))(keys)
             return propose(space, state, *moved)
 

@@ -14,7 +14,8 @@ from jax.sharding import AxisType
 from jaxsearch.core.aggregate import mean_rank
 from jaxsearch.core.evaluate import evaluate
 from jaxsearch.core.host import search_on_host
-from jaxsearch.core.noise import add_term, fold_in_each, fresh_trajectory, realise, take
+from jaxsearch.core.noise import add_term, fresh_trajectory, realise, take
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.search import search
 from jaxsearch.core.space import noise_space
 from jaxsearch.core.types import Decoder, Denoiser, Prediction, Proposal, Verifier
@@ -42,7 +43,7 @@ def noises(num_steps: int = cases.NUM_STEPS) -> jax.Array:
 def proposal_of(problem_, values: jax.Array) -> Proposal:
     """Whole trajectories with these noises [P, K, S + 1, *E]."""
     space = noise_space(problem_, 1)
-    keys = fold_in_each(jax.random.key(0), jnp.arange(NUM_CANDIDATES))
+    keys = fold_in(jax.random.key(0), jnp.arange(NUM_CANDIDATES))
     one = jax.vmap(functools.partial(fresh_trajectory, space))(keys)
     recipes = jax.tree.map(lambda leaf: jnp.stack([leaf] * NUM_PROMPTS), one)
     root = space.root(take(recipes, (slice(None), slice(None), 0)), values[:, :, 0])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from jaxsearch.core.noise import draw, folded, prompt_keys, realise, take
+from jaxsearch.core.noise import draw, prompt_keys, realise, take
+from jaxsearch.core.random import fold_in
 from jaxsearch.core.replay import plain_noise
 from jaxsearch.core.search import search, search_in_chunks
 from jaxsearch.core.space import noise_space, stages_of
@@ -176,7 +177,7 @@ def test_it_finds_a_known_optimum(subspace):
     )
     key, prompts = jax.random.key(0), toys.prompts(8)
     init = jax.vmap(lambda k: one.init(noise_space(problem, one.rank), k))(
-        folded(prompt_keys(key, prompts), 0)
+        fold_in(prompt_keys(key, prompts), 0)
     )
     optimum = np.random.default_rng(0).normal(size=(8, size)).astype(np.float32)
     optimum /= np.linalg.norm(optimum, axis=1, keepdims=True)

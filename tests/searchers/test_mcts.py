@@ -330,6 +330,24 @@ def test_rounds_of_several_leaves_are_those_written_out(commit, leaves):
     assert root.depth == depth
 
 
+def test_children_found_twice_in_a_round_count_once():
+    """The first round finds the root alone, as often as it finds leaves.
+
+    Kills: a path of what is found again, which begins at node 0 or is another node's.
+    """
+    one = mcts(branches=3, simulations=4, leaves=4, rollouts="value")
+    problem_ = problem(value=lookahead())
+    state = next(
+        search_in_chunks(jax.random.key(2), one, problem_, toys.prompts(2), rounds_per_chunk=1)
+    )
+    tree = state.searcher.tree
+    np.testing.assert_array_equal(state.searcher.num_nodes, 4)
+    expected = np.zeros(tree.visits.shape)
+    expected[:, :4] = [3, 1, 1, 1]
+    np.testing.assert_array_equal(tree.visits, expected)
+    np.testing.assert_allclose(tree.total[:, 0], np.sum(tree.score[:, 1:4], axis=1), rtol=1e-6)
+
+
 def test_simulations_under_way_part_ways():
     """Four rounds of two: all but the first round go to children that nobody has tried.
 
@@ -359,8 +377,14 @@ def test_means_are_those_of_finished_samples_below():
         if child:
             below = slice(child, child + 3)
             assert visits[prompt, below].sum() in (visits[prompt, node], visits[prompt, node] - 1)
-            assert np.all(np.asarray(tree.parent[prompt, below]) == node)
-            assert np.all(np.asarray(tree.depth[prompt, below]) == tree.depth[prompt, node] + 1)
+            depth = int(tree.depth[prompt, node])
+            assert np.all(np.asarray(tree.depth[prompt, below]) == depth + 1)
+            for number in range(child, child + 3):
+                way = [*tree.path[prompt, node, :depth], number]
+                np.testing.assert_array_equal(tree.path[prompt, number, : depth + 1], way)
+                assert np.all(
+                    np.asarray(tree.path[prompt, number, depth + 1 :]) == len(tree.depth[0])
+                )
 
 
 def test_failed_verifiers_leave_numbers_in_the_tree():
