@@ -14,10 +14,10 @@ takes the same solver steps instead of the network calls inside them, each with 
 a sampler spends that searches for nothing. Where that alone is above the bar, no search that takes
 those steps can be below. All programs run in turn in one process, `repeats` times; a ratio is taken
 within a turn, and the table has the median over the turns and the quartiles around it. Seconds are
-medians too.
-Compile time is from the traced program to the executable, with no cache. `gradient` has no bare
-calls to be beside: the way back through a network has none that does not depend on what is kept.
-Its sampling program goes back through the same sampler as often, and takes a plain step up.
+medians too. Compile time is from the traced program to the executable, with no cache. `gradient`
+has no bare calls to be beside: the way back through a network has none that does not depend on what
+is kept. Its sampling program goes back through the same sampler as often, and takes a plain step
+up.
 """
 
 from __future__ import annotations

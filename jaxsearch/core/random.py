@@ -1,9 +1,8 @@
 """What is drawn from PRNG keys: the numbers of `jax.random`, bit by bit, in less time on CPU.
 
 There JAX compiles its generator as a loop over the rounds, so that the numbers of every round go
-through memory and nothing joins the loop: to fold a handful of keys takes as long as to draw ten
-thousand numbers. Here the rounds are written out, in one kernel, which takes less time to compile
-too.
+through memory and nothing joins the loop: to fold a handful of keys takes eighty operations. Here
+the rounds are written out, in one kernel, which takes less time to compile too.
 
 Letters: `[...]` the keys, `n` numbers of each.
 
@@ -36,17 +35,18 @@ _ROUNDS = 20
 
 
 def fold_in(keys: Array, numbers: Array | int) -> Array:
-    """Keys [...] folded with numbers [...], one or the other broadcast: `jax.random.fold_in`.
+    """Keys [...] folded with numbers [...], broadcast against each other: `jax.random.fold_in`.
 
     Args:
         keys: typed, of JAX's default kind.
-        numbers: of 32 bits.
+        numbers: integers, of which the lowest 32 bits count.
 
     Raises:
         ValueError: if keys are of another kind.
     """
-    words = _words(keys)
-    folded = _fold_in(words, numbers)
+    if isinstance(numbers, int):
+        numbers = np.uint32(numbers % 2**32)  # type: ignore[assignment]
+    folded = _fold_in(_words(keys), numbers)
     return jax.random.wrap_key_data(folded, impl=KEY_KIND)
 
 
@@ -75,11 +75,15 @@ def normal(keys: Array, size: int) -> Array:
 
 
 def stored(array: Array) -> Array:
-    """The array, made once: a compiler would make it anew in every operation that reads it."""
+    """The array, made once: a compiler would make it anew in every operation that reads it.
+
+    Of numbers, and not to be differentiated: on CPU nothing leads back through it.
+    """
 
     def through_a_loop(array: Array) -> Array:
-        # On CPU barriers are gone before operations are joined. What it cannot see there is that
-        # this loop has no turns; elsewhere the host would wait for it.
+        # On CPU barriers are gone before operations are joined, but a loop's operand is made before
+        # it. That this one has no turns, which would change the array, cannot be seen. Elsewhere
+        # the host would wait to learn it.
         turns = lax.optimization_barrier(np.int32(0))
         return lax.fori_loop(0, turns, lambda _, before: -before, array)
 
@@ -97,7 +101,7 @@ def _words(keys: Array) -> Array:
     return jax.random.key_data(keys)
 
 
-@jax.jit
+@jax.jit  # here and below: what is traced often is traced once for all
 def _fold_in(words: Array, numbers: Array) -> Array:
     """The words [..., 2] of keys folded with numbers [...] of 32 bits."""
     place = jnp.asarray(numbers).astype(np.uint32)

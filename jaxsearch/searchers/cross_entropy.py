@@ -21,7 +21,7 @@ from jaxsearch.core.noise import (
     repeat,
     take,
 )
-from jaxsearch.core.random import fold_in
+from jaxsearch.core.random import fold_in, normal
 from jaxsearch.core.reuse import reused
 from jaxsearch.core.types import (
     Array,
@@ -140,7 +140,7 @@ def cross_entropy(
             return state.plain[None] + shift / math.sqrt(directions)
 
         def ask_fn(key: Array, round: Array, state: State) -> Proposal:
-            offsets = jax.random.normal(key, (population, directions))
+            offsets = normal(key, population * directions).reshape(population, directions)
             coefs = state.mean[None] + state.std[None] * offsets
             coefs = coefs / jax.vmap(length)(coefs)[:, None]
             plain = (round == 0) & (jnp.arange(population) == 0)

@@ -151,7 +151,7 @@ def mcts(
         tree = Tree(
             x=repeat(root.x, num),
             memory=repeat(root.memory, num),
-            path=jnp.full((num, num_edges), num),
+            path=jnp.full((num, num_edges), num, jnp.int32),
             depth=nowhere,
             first_child=nowhere,
             score=nothing,
@@ -180,7 +180,7 @@ def mcts(
             rows = jnp.arange(1, space.num_steps + 1)
 
             def lineage(path: Array, step: Array) -> Noise:
-                # Of what is still to be chosen, and is drawn by nobody, the first.
+                # Where nothing is chosen yet the number is C, which says noise 0; none is drawn.
                 choice = (path - 1) % branches
                 keys = state.keys[jnp.where(edge_of < 0, 0, choice[edge_of])]
                 noise = fresh(jax.vmap(lambda k, row: noise_key(space, k, row))(keys, rows), 1)
@@ -282,7 +282,8 @@ def mcts(
             place = state.num_nodes + branches * (jnp.cumsum(count) - count)
             none = tree.depth.shape[0]  # what is written there is dropped
             index = jnp.where(new[:, None], family(place), none).ravel()
-            # Read where `ask` reads them, before what is written: else the table would be copied.
+            # Both read as `ask` does, so that every reading goes before the writing: otherwise XLA
+            # copies the tables.
             path = jnp.repeat(tree.path[found], branches, axis=0)
             depth = jnp.repeat(tree.depth[found], branches)
             child = evaluation.child

@@ -333,7 +333,7 @@ def test_rounds_of_several_leaves_are_those_written_out(commit, leaves):
 def test_children_found_twice_in_a_round_count_once():
     """The first round finds the root alone, as often as it finds leaves.
 
-    Kills: a path of what is found again, which begins at node 0 or is another node's.
+    Kills: a visit of node 0, or of another's path, for children that are not there.
     """
     one = mcts(branches=3, simulations=4, leaves=4, rollouts="value")
     problem_ = problem(value=lookahead())
