@@ -23,6 +23,8 @@ os.environ["XLA_FLAGS"] = " ".join(
             else [
                 "--xla_backend_optimization_level=0",
                 "--xla_llvm_disable_expensive_passes=true",
+                # One library of code a program: each has memory maps of its own, see below.
+                "--xla_cpu_parallel_codegen_split_count=1",
                 *(
                     # Later ones do not know the flag, and XLA ends a process that gives it.
                     ["--xla_cpu_use_fusion_emitters=false"]
@@ -73,7 +75,7 @@ def _programs_are_let_go() -> Iterator[None]:
     """Programs of hundreds of tests need more memory maps than a process may have (65530)."""
     yield
     # To read them is slow, so not after every test.
-    if next(_TESTS) % 20 == 19 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 40_000:
+    if next(_TESTS) % 20 == 19 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 55_000:
         jax.clear_caches()
         gc.collect()
 

@@ -24,7 +24,10 @@ THOROUGH = {
     r"test_laws::test_noises_are_not_compared.*\[flow_sde",
     r"test_laws::test_chunks.*\[(smc|beam|svdd|cross_entropy|zero_order|markov_chain|evolution|halving|paths|rollover)",
     r"test_sweeps::test_a_grid.*\[(?!epsilon_greedy.epsilon|gradient.clip)",
+    # `.ci/run` starts the installed command too.
+    r"test_cli::test_the_installed_command",
     # Further searchers, models and verifiers through what one of each goes through.
+    r"test_verifiers::test_pick_score_is_that_of_transformers",
     r"test_stable_diffusion::test_a_folder_is_searched\[(epsilon_greedy|paths)",
     r"test_(a_checkpoint|a_pipeline)_is_searched\[(epsilon_greedy|paths)",
     r"test_early::test_the_score_is_that.*\[(best_of_n|mcts|paths|gradient|smc)\]",
