@@ -54,8 +54,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-_MAPS = Path("/proc/self/maps")
+_MAPS, _MEMORY = Path("/proc/self/maps"), Path("/proc/meminfo")
 _TESTS = itertools.count()
+
+
+def _programs_are_too_many() -> bool:
+    """Whether they near the maps that a process may have (65530), or a fifth of memory is left."""
+    if not (_MAPS.exists() and _MEMORY.exists()):
+        return False
+    sizes = dict(re.findall(r"(\w+): +(\d+)", _MEMORY.read_text()))
+    short = int(sizes["MemAvailable"]) < int(sizes["MemTotal"]) / 5
+    return short or _MAPS.read_bytes().count(b"\n") > 55_000
 
 
 AS_USERS_COMPILE = "JAXSEARCH_AS_USERS_COMPILE"
@@ -72,10 +81,10 @@ gc.set_threshold(100_000, 50, 20)
 
 @pytest.fixture(autouse=True)
 def _programs_are_let_go() -> Iterator[None]:
-    """Programs of hundreds of tests need more memory maps than a process may have (65530)."""
+    """Programs of hundreds of tests need memory, and more maps than a process may have."""
     yield
-    # To read them is slow, so not after every test.
-    if next(_TESTS) % 20 == 19 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 55_000:
+    # To read the maps is slow, so not after every test.
+    if next(_TESTS) % 20 == 19 and _programs_are_too_many():
         jax.clear_caches()
         gc.collect()
 
