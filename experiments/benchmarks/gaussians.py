@@ -18,6 +18,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.overhead import seconds
 from jaxsearch.core.noise import fresh, realise
 from jaxsearch.core.random import fold_in
 from jaxsearch.core.types import Array
@@ -49,13 +50,6 @@ def program(draw: Callable[..., Array], shape: tuple[int, ...]) -> jax.stages.Wr
         return jax.lax.fori_loop(0, turns, add, jnp.zeros((len(keys), *shape)))
 
     return run
-
-
-def seconds(run: Callable[..., object], *arguments: object) -> float:
-    """Wall time of one call, its result awaited."""
-    begun = time.perf_counter()
-    jax.block_until_ready(run(*arguments))
-    return time.perf_counter() - begun
 
 
 def main(repeats: int = 9) -> None:
